@@ -1,0 +1,5 @@
+"""`python -m ideomotor` is the command `ideomotor`."""
+
+from ideomotor.cli.main import main
+
+main()

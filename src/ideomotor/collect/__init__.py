@@ -1,0 +1,1 @@
+"""Make datasets: expert demonstrations, labelled scenes, corrections of a policy. numpy only; policies run in a child process."""

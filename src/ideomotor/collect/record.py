@@ -1,0 +1,117 @@
+"""Record many episodes in parallel processes, encoded there and written in order here."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ideomotor.collect.config import CollectConfig
+from ideomotor.collect.corrections import Corrections
+from ideomotor.collect.expert import Expert
+from ideomotor.collect.scenes import Scenes
+from ideomotor.core.errors import UsageError, UserError
+from ideomotor.core.types import Episode
+from ideomotor.data.lerobot_writer import DatasetWriter, EncodedEpisode, encode_episode
+from ideomotor.policy.process import ProcessPolicy
+from ideomotor.sim.env import EnvConfig, TabletopEnv
+
+Source = Expert | Scenes | Corrections
+
+AHEAD = 4  # episodes that each worker may be ahead of the writer
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was recorded."""
+
+    folder: Path
+    outcomes: dict[str, int]  # episodes of this call by their success label
+    kept: int  # episodes that were there before
+
+    def __str__(self) -> str:
+        """One line for people."""
+        outcomes = ", ".join(f"{count} {label}" for label, count in sorted(self.outcomes.items())) or "nothing to do"
+        before = f" ({self.kept} were there before)" if self.kept else ""
+        return f"{self.folder}: {outcomes}{before}"
+
+
+class _Recorder:
+    """One worker: an environment and a source, made once per process."""
+
+    current: "_Recorder"
+
+    def __init__(self, config: CollectConfig, env: EnvConfig) -> None:
+        self.env = TabletopEnv(env)
+        self.source = _source(config)
+        self.tasks = [task.name for task in env.tasks]
+
+    def record(self, index: int, seed: int) -> Episode:
+        return self.source.episode(self.env, seed, self.tasks[index % len(self.tasks)])
+
+
+def _source(config: CollectConfig) -> Source:
+    match config.source:
+        case "expert":
+            return Expert(config.noisy)
+        case "scenes":
+            return Scenes()
+        case "corrections":
+            return Corrections(ProcessPolicy(config.policy), config.expert_share, config.execute)
+
+
+def _start(config: CollectConfig, env: EnvConfig) -> None:
+    _Recorder.current = _Recorder(config, env)
+
+
+def _work(index: int, seed: int) -> EncodedEpisode:
+    return encode_episode(_Recorder.current.record(index, seed))
+
+
+def record(config: CollectConfig, env: EnvConfig) -> Summary:
+    """Record the dataset; an unfinished one is continued. Equal configurations give equal datasets for any number of workers.
+
+    Raises:
+        UserError: the folder holds another dataset, or a worker died.
+    """
+    if config.episodes < 1:
+        raise UsageError(f"--episodes is {config.episodes}; at least 1 is needed")
+    workers = config.workers or os.cpu_count() or 1
+    folder = Path(config.out)
+    embodiment = TabletopEnv(env).embodiment
+    outcomes: Counter[str] = Counter()
+    with DatasetWriter(folder, embodiment) as writer:
+        kept = writer.num_episodes
+        jobs = [(index, config.seed + index) for index in range(kept, config.episodes)]
+        progress = tqdm(total=config.episodes, initial=kept, desc=f"collect {config.source}", unit="ep", smoothing=0.05)
+        with (
+            ProcessPoolExecutor(workers, get_context("forkserver"), _start, (config, env)) as pool,
+            progress,
+        ):
+            for episode in _in_order(pool, jobs, workers * AHEAD):
+                writer.add_encoded(episode)
+                outcomes[episode.success] += 1
+                progress.update()
+                if outcomes["success"] + outcomes["failure"]:
+                    progress.set_postfix(success=f"{outcomes['success'] / outcomes.total():.1%}")
+    return Summary(folder, dict(outcomes), kept)
+
+
+def _in_order(pool: ProcessPoolExecutor, jobs: list[tuple[int, int]], ahead: int) -> Iterator[EncodedEpisode]:
+    remaining = iter(jobs)
+    waiting: list[Future[EncodedEpisode]] = [pool.submit(_work, *job) for job in islice(remaining, ahead)]
+    while waiting:
+        try:
+            episode = waiting.pop(0).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a recording process died (killed, or out of memory); all finished episodes are kept. Run the same command again to go on."
+            ) from error
+        waiting += [pool.submit(_work, *job) for job in islice(remaining, 1)]
+        yield episode

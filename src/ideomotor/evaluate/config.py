@@ -1,0 +1,31 @@
+"""The configuration of `ideomotor eval`. Standard library only, so that `--help` stays fast."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Measure a policy in closed loop: success rate with interval, result.json and report.html.
+
+    Seeds from 900000 up are used for nothing but final measurements.
+    """
+
+    out: Path
+    """Folder for result.json and report.html."""
+    policy: str = "shipped"
+    """'shipped', a policy folder, or a control arm: 'expert' (scripted, sees the state) or 'random'."""
+    suite: str = "in-distribution"
+    """in-distribution, paraphrase, instruction-swap, blind (black images) or blank (empty instruction)."""
+    arm: str = "panda"
+    """Robot arm."""
+    tasks: str = ""
+    """Task names, separated by commas; empty: those that the policy was trained on."""
+    episodes: int = 50
+    """Episodes per task."""
+    seed: int = 0
+    """First scene; episode i has the scene seed + i. A control arm is measured on the same scenes."""
+    workers: int = 0
+    """Processes that simulate; 0: one per core. The result does not depend on it."""
+    videos: int = 3
+    """Videos of successes and of failures in the report, per task."""

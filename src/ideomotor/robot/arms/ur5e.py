@@ -1,0 +1,44 @@
+"""Universal Robots UR5e with a generic parallel gripper, from primitives."""
+
+from math import pi
+
+from ideomotor.robot.arm import Arm, CameraPose, Cylinder, Mount, ParallelGripper
+
+GRIPPER = ParallelGripper(
+    name="generic_parallel",
+    hand=Cylinder(radius=0.04, half_length=0.03, centre_z=0.029),  # ends 1 mm before the fingers begin
+    slide_z=0.06,
+    slide_range=(0.0, 0.0425),
+    finger_half=(0.011, 0.006, 0.040),
+    tcp_z=0.13,
+    wrist_camera=CameraPose(
+        position=(0.09, 0.0, 0.02), direction=(-0.35, 0.0, 1.0), image_right=(0.0, 1.0, 0.0), fovy=75.0
+    ),
+)
+
+UR5E = Arm(
+    name="ur5e",
+    convention="standard",
+    a=(0.0, -0.425, -0.3922, 0.0, 0.0, 0.0),
+    d=(0.1625, 0.0, 0.0, 0.1333, 0.0997, 0.0996),
+    alpha=(pi / 2, 0.0, 0.0, pi / 2, -pi / 2, 0.0),
+    q_min=(-2 * pi, -2 * pi, -pi, -2 * pi, -2 * pi, -2 * pi),  # elbow: as planners take it, for a unique solution
+    q_max=(2 * pi, 2 * pi, pi, 2 * pi, 2 * pi, 2 * pi),
+    dq_max=(pi, pi, pi, pi, pi, pi),
+    tau_max=(150.0, 150.0, 150.0, 28.0, 28.0, 28.0),
+    home=(2.872, -1.559, 1.837, -1.849, -1.571, -1.841),
+    link_mass=(3.761, 8.058, 2.846, 1.37, 1.3, 0.365),
+    link_radius=tuple(0.045 * (1.0 - 0.06 * i) for i in range(7)),  # the foot has no capsule in this convention
+    inertia=(1.65, 1.86, 1.24, 0.15, 0.12, 0.10),
+    damping=(2.0, 2.0, 2.0, 1.0, 1.0, 1.0),
+    gripper=GRIPPER,
+    front_camera=CameraPose(  # looks at (0.49, 0, 0), as for the Panda
+        position=(1.0, 0.0, 0.65), direction=(-0.51, 0.0, -0.65), image_right=(0.0, 1.0, 0.0), fovy=36.0
+    ),
+    mount=Mount(position=(-0.05, 0.0, 0.0)),
+    sources=(
+        "DH parameters, masses: Universal Robots, article 'DH parameters for calculations of kinematics and dynamics'",
+        "joint limits, torques: Universal_Robots_ROS2_Description, config/ur5e/joint_limits.yaml",
+        "everything else: ours; joint inertias: ours at home (with other link masses; now 0.6 to 1.2 times)",
+    ),
+)

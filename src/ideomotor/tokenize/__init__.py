@@ -1,0 +1,1 @@
+"""Text and actions as token ids. numpy and `tokenizers`; no deep learning."""

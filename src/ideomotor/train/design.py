@@ -1,0 +1,87 @@
+"""A new network and its pipeline, fitted to the data: a preset's sizes, the data's cameras and widths."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ideomotor.core.errors import unknown
+from ideomotor.core.spec import Channel, ChunkLength, Embodiment
+from ideomotor.data.dataset import ACTION, STATE, Dataset
+from ideomotor.model.config import CameraTokens, NetworkConfig
+from ideomotor.model.presets import small, tiny
+from ideomotor.pipeline import LOCATION, PipelineConfig
+from ideomotor.tokenize.prompt import Bare, prompt_text
+from ideomotor.tokenize.text import TextTokenizer
+
+PRESETS = {"small": small, "tiny": tiny}  # a new preset is a function in model/presets.py and its name here
+ANSWERS = {LOCATION.name: LOCATION}  # label columns that slot groups of the same name answer
+MANY_TOKENS = 1 << 10  # more than any instruction has
+
+
+def design_network(
+    preset: str, embodiment: Embodiment, datasets: Sequence[Dataset], text: TextTokenizer
+) -> NetworkConfig:
+    """Return a preset with the cameras of the data, wide enough for their numbers and instructions.
+
+    Raises:
+        UsageError: there is no such preset.
+    """
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    sizes = PRESETS[preset]()
+    cameras = sizes.cameras
+    if not {camera.role for camera in cameras} <= set(embodiment.cameras_by_role):
+        cameras = tuple(CameraTokens(role, cameras[-1].merge) for role in embodiment.cameras_by_role)
+    return replace(
+        sizes,
+        cameras=cameras,
+        text_length=max(sizes.text_length, _longest(datasets, text)),
+        state_width=max(sizes.state_width, len(embodiment.state)),
+        action_width=max(sizes.action_width, len(embodiment.action)),
+    )
+
+
+def design_pipeline(network: NetworkConfig, embodiment: Embodiment) -> PipelineConfig:
+    """Return what a network wants of its pipeline; all predicted actions are executed.
+
+    Actions whose channels state their range are scaled by their extremes, for nothing in them is an outlier; others as OpenVLA does,
+    by their 1 % and 99 % quantiles.
+    """
+    stated = all(channel.low is not None and channel.high is not None for channel in embodiment.action)
+    return PipelineConfig(
+        cameras=tuple(camera.role for camera in network.cameras),
+        image_size=network.vision.image_size,
+        text_length=network.text_length,
+        state_width=network.state_width,
+        action_width=network.action_width,
+        chunk=ChunkLength(network.horizon, network.horizon),
+        normalization="bounds" if stated else "bounds_q99",
+        answers=tuple(ANSWERS[group.name] for group in network.answers if group.name in ANSWERS),
+    )
+
+
+def embodiment_of(dataset: Dataset) -> Embodiment:
+    """Return the dataset's specification; where it states none, one that says "unknown" for each number."""
+    if dataset.embodiment is not None:
+        return dataset.embodiment
+
+    def channels(column: str) -> tuple[Channel, ...]:
+        feature = dataset.features[column]
+        names = feature.names or tuple(f"{column.rpartition('.')[2]}_{i}" for i in range(feature.shape[-1]))
+        return tuple(Channel(name, "unknown", "unknown", "unknown") for name in names)
+
+    return Embodiment(
+        name="unknown",
+        robot="unknown",
+        rate_hz=dataset.fps or 1.0,
+        action=channels(ACTION),
+        state=channels(STATE),
+        cameras=tuple(dataset.cameras.values()),
+        state_source="unknown",
+        alignment="unknown",
+    )
+
+
+def _longest(datasets: Sequence[Dataset], text: TextTokenizer) -> int:
+    instructions = {dataset.instruction(e) for dataset in datasets for e in range(len(dataset))}
+    texts = [prompt_text(Bare(), instruction) for instruction in sorted(instructions)]
+    return int(text.encode(texts, MANY_TOKENS)[1].sum(axis=1).max()) if texts else 0

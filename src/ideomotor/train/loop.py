@@ -1,0 +1,211 @@
+"""Training, as a numbered recipe. Stages (vision, frozen tower, everything) are configurations of this one loop."""
+
+import json
+import shutil
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ideomotor.core import jsonable
+from ideomotor.core.errors import UsageError
+from ideomotor.core.files import atomic_folder, write_json
+from ideomotor.model.batch import Batch
+from ideomotor.model.vla import VLA
+from ideomotor.policy.local import policy_folder
+from ideomotor.train.batches import Data, load_data
+from ideomotor.train.checkpoint import Progress, Restored, check_data, new_checkpoint, restore, room_on_disk
+from ideomotor.train.config import TrainConfig, number_of_processes
+from ideomotor.train.metrics import evaluate
+from ideomotor.train.optim import FlatAdamW, build_optimizer, learning_rate
+from ideomotor.train.parallel import Group, StopRequest, launch
+from ideomotor.train.precision import Precision, autocast, choose
+from ideomotor.train.report import Report
+from ideomotor.train.stages import Learner, build_learner, build_network, losses
+
+CALIBRATION = 20  # steps after which a run with `max_minutes` decides how many it can make
+MARGIN = 0.95  # share of the remaining time that is planned
+PRECISIONS: tuple[Precision, Precision] = ("fp32", "bf16")
+MEASURED_SAMPLES = 32  # samples of the step that decides the precision
+
+
+def train(config: TrainConfig) -> Path:
+    """Train a policy in processes of its own and return its folder.
+
+    Raises:
+        UserError: something about data, configuration or disk; what was saved stays and can be resumed.
+    """
+    out = Path(config.out)
+    _check(config)
+    restored = restore(config) if config.resume else None
+    if config.resume and (out / "final").exists():
+        return out / "final"
+    load_data(
+        config, _start_folder(config, restored)
+    )  # here faults in the data show, statistics are computed and frames decoded
+    with room_on_disk(out):
+        write_json(out / "config.json", jsonable.to_json(config))
+    processes = restored.progress.processes if restored else number_of_processes(config.processes)
+    launch("ideomotor.train.rank", [str(out / "config.json")], processes)
+    return out / "final"
+
+
+def train_or_continue(config: TrainConfig) -> Path:
+    """Train a policy, or continue the run that its folder already holds."""
+    return train(replace(config, resume=(Path(config.out) / "config.json").exists()))
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Return the configuration that `train` wrote."""
+    return jsonable.from_json(TrainConfig, json.loads(path.read_text(encoding="utf-8")), str(path))
+
+
+def run(config: TrainConfig, group: Group, stop: StopRequest) -> bool:
+    """Train as one of the processes of `group`; return False if it was asked to stop before the end."""
+    began = time.monotonic()
+    restored = restore(config) if config.resume else None
+    start = _start_folder(config, restored)
+    data = load_data(config, start)  # 1 data
+    network = build_network(config, data, start)  # 2 network
+    progress = restored.progress if restored else _begin(config, data, network, group)
+    learner = build_learner(config, data, network, group, progress.precision)
+    optimizer = build_optimizer(network, config)  # 3 optimizer
+    if restored is not None:  # 4 exact resume
+        check_data(restored, data.fingerprint)
+        optimizer.load(restored.optimizer)
+    progress = _loop(_Job(config, group, stop, data, learner, optimizer, began), progress)  # 5 loop
+    if progress.step < progress.steps:
+        return False
+    if group.leads:
+        with room_on_disk(Path(config.out)), atomic_folder(Path(config.out) / "final") as folder:
+            learner.save(folder, data.pipeline, progress.step)  # 6 final weights
+        shutil.rmtree(Path(config.out) / "features", ignore_errors=True)
+    group.wait()
+    return True
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the steps of one run work with."""
+
+    config: TrainConfig
+    group: Group
+    stop: StopRequest
+    data: Data
+    learner: Learner
+    optimizer: FlatAdamW
+    began: float  # [s] monotonic time of the start
+
+
+def train_step(job: _Job, arrays: dict[str, np.ndarray], progress: Progress) -> dict[str, float]:
+    """Move the weights by one batch; return the losses, averaged over the ranks, and the gradient's norm."""
+    rate = learning_rate(job.config, progress.step, progress.steps)
+    torch.manual_seed(_seed(job.config.seed, progress.step, job.group.rank))  # dropout depends on these alone
+    job.optimizer.clear()
+    share = job.config.batch // job.group.world
+    with autocast(progress.precision):
+        found = job.learner.losses(arrays, progress.step * job.config.batch + job.group.rank * share)
+    found["loss"].backward()
+    values = {name: float(loss.detach()) for name, loss in found.items()} | {"asked": float(job.stop.received)}
+    means = job.optimizer.average(values, job.group)
+    return {**means, "gradient": job.optimizer.step(rate), "learning_rate": rate}
+
+
+def _loop(job: _Job, progress: Progress) -> Progress:
+    """Train until the last step or until asked to stop; both ends save a checkpoint."""
+    config, group = job.config, job.group
+    with closing(Report(Path(config.out), progress, config.batch, silent=not group.leads)) as report:
+        report.say(f"{job.learner.summary}; {job.data.summary}")
+        report.say(f"{progress.processes} processes, {progress.precision} ({progress.precision_reason})")
+        clock = _Clock(job.began, _evaluate(job, progress, report) if progress.step == 0 else 0.0)
+        batches = job.data.loader.batches(progress.step, group.rank, group.world)
+        while progress.step < progress.steps:
+            values = train_step(job, next(batches), progress)
+            asked = values.pop("asked") > 0
+            progress = replace(progress, step=progress.step + 1)
+            report.step(progress.step, values)
+            if config.max_minutes and progress.step in (CALIBRATION // 2, CALIBRATION):
+                progress = clock.fit(job, progress, report)
+            last = progress.step == progress.steps
+            if asked or last or progress.step % config.checkpoint_every == 0:
+                _save(job, progress, report)
+            if last or progress.step % config.eval_every == 0:
+                _evaluate(job, progress, report)
+            if asked:
+                break
+    return progress
+
+
+class _Clock:
+    """Fits the number of steps to `max_minutes`, from the speed of the first ones."""
+
+    def __init__(self, began: float, evaluation: float) -> None:
+        self._began = began  # [s] monotonic time of the start
+        self._evaluation = evaluation  # [s] one evaluation took so long
+        self._half_way = 0.0
+
+    def fit(self, job: _Job, progress: Progress, report: Report) -> Progress:
+        """Note the time at half of the calibration; at its end decide the number of steps, the same on all ranks."""
+        now = time.monotonic()
+        if progress.step < CALIBRATION:
+            self._half_way = now
+            return progress
+        seconds_a_step = (now - self._half_way) / (CALIBRATION - CALIBRATION // 2)
+        left = MARGIN * (60.0 * job.config.max_minutes - (now - self._began) - self._evaluation)
+        fitting = CALIBRATION + int(left / (seconds_a_step + self._evaluation / job.config.eval_every))
+        steps = int(job.group.agree(max(CALIBRATION + 1, min(job.config.steps, fitting))))
+        report.say(f"{1e3 * seconds_a_step:.0f} ms a step: {steps} steps fit into {job.config.max_minutes:g} minutes")
+        report.steps_changed(steps)
+        return replace(progress, steps=steps)
+
+
+def _check(config: TrainConfig) -> None:
+    out = Path(config.out)
+    if config.steps < 1 or config.batch < 1 or config.checkpoint_every < 1 or config.eval_every < 1:
+        raise UsageError("--steps, --batch, --checkpoint-every and --eval-every are numbers from 1 up")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a new folder")
+    if not config.resume and (out / "config.json").exists():
+        raise UsageError(f"{out} already holds a run; continue it with --resume, or choose another --out")
+    if not config.resume and out.is_dir() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty and holds no run; choose another --out")
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    """Return a seed of 63 bits that differs for each step and rank."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _start_folder(config: TrainConfig, restored: Restored | None) -> Path | None:
+    """Return the folder of the policy that training starts from; None: from scratch."""
+    if restored is not None:
+        return restored.folder
+    return policy_folder(config.init) if config.init else None
+
+
+def _begin(config: TrainConfig, data: Data, network: VLA, group: Group) -> Progress:
+    """Decide what a new run needs to be exactly continued."""
+    if config.precision != "auto":
+        return Progress(0, config.steps, config.precision, "as asked for", group.world, data.fingerprint)
+    few = Batch.from_arrays(data.some(MEASURED_SAMPLES))
+    choice = choose(lambda: losses(network, few, config.stage)["loss"].backward())
+    precision = PRECISIONS[int(group.agree(PRECISIONS.index(choice.precision)))]
+    return Progress(0, config.steps, precision, choice.reason, group.world, data.fingerprint)
+
+
+def _save(job: _Job, progress: Progress, report: Report) -> None:
+    if job.group.leads:
+        with room_on_disk(Path(job.config.out)), new_checkpoint(job.config, progress, job.optimizer.state()) as folder:
+            job.learner.save(folder, job.data.pipeline, progress.step)
+    report.saved(progress.step)
+
+
+def _evaluate(job: _Job, progress: Progress, report: Report) -> float:
+    """Evaluate on held-out episodes, and return how long it took [s]."""
+    start = time.monotonic()
+    if job.data.held_out:
+        report.evaluation(progress.step, evaluate(job.learner, job.data, job.group, progress.precision))
+    return job.group.agree(time.monotonic() - start)
