@@ -175,7 +175,7 @@ class Pipeline:
         Raises:
             UserError: another width than the embodiment's, or a value that is not finite.
         """
-        _check_width(actions, len(self.embodiment.action), "action")
+        _check_width(actions, len(self.embodiment.action), "an action")
         _refuse_not_finite(actions, "action")
         scaled = normalize(actions, self._action_scale)
         if self._gripper is not None:
@@ -192,7 +192,7 @@ class Pipeline:
         Raises:
             UserError: the network gave a value that is not finite.
         """
-        _check_width(chunk, self.config.action_width, "network output")
+        _check_width(chunk, self.config.action_width, "a network output")
         _refuse_not_finite(chunk, "network output")
         scaled = np.asarray(chunk, np.float64)[..., : len(self.embodiment.action)]
         raw = unnormalize(scaled, self._action_scale)
@@ -278,7 +278,7 @@ def _check_described(column: str, width: int, statistics: Statistics) -> None:
 
 def _check_width(x: np.ndarray, width: int, what: str) -> None:
     if x.shape[-1] != width:
-        raise UserError(f"a {what} has {x.shape[-1]} numbers; this policy's has {width}")
+        raise UserError(f"{what} has {x.shape[-1]} numbers; this policy's has {width}")
 
 
 def _refuse_not_finite(x: np.ndarray, what: str) -> None:

@@ -38,7 +38,6 @@ def killing(original: Callable[..., Any], countdown: list[int]) -> Callable[...,
 def record(folder: Path, finished: int, kill_at: int) -> None:
     """The child: record, note each finished episode in a pipe, and die at the given write."""
     countdown = [kill_at]
-    os.fsync = killing(os.fsync, countdown)
     for name in ("replace", "unlink", "write_bytes", "rmdir"):
         setattr(Path, name, killing(getattr(Path, name), countdown))
     with DatasetWriter(folder, EMBODIMENT, file_size=FILE_SIZE) as writer:

@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def recorded(tmp_path: Path) -> Path:
     return tmp_path / "toy"
 
 
-def rewrite(path: Path, change: Any) -> None:
+def rewrite(path: Path, change: Callable[[Any], Any]) -> None:
     pq.write_table(change(pq.read_table(path)), path)
 
 

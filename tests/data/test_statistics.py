@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -103,7 +105,11 @@ def test_the_training_split_alone_counts(recorded: Path) -> None:
 
 def test_statistics_are_computed_once_for_equal_content(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = training_statistics(open_dataset(recorded))
-    monkeypatch.setattr(statistics, "compute", lambda *_: pytest.fail("computed again"))
+
+    def refuse(*_: object) -> None:
+        pytest.fail("computed again")
+
+    monkeypatch.setattr(statistics, "compute", refuse)
     again = training_statistics(open_dataset(recorded))
     assert again.hash == first.hash
     monkeypatch.undo()
@@ -126,9 +132,6 @@ def test_statistics_survive_json(recorded: Path) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_is_refused_by_place(tmp_path: Path, value: float) -> None:
     folder = foreign.write(tmp_path / "foreign")
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     table = foreign.data_table()
     actions = table["action"].to_pylist()
     actions[5][1] = value

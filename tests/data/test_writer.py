@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -175,10 +176,10 @@ def test_an_unfinished_recording_is_read(tmp_path: Path) -> None:
 def test_kill_9_at_every_write_keeps_every_finished_episode(tmp_path: Path) -> None:
     program = Path(__file__).parent / "kill_writer.py"
     run = subprocess.run(
-        [sys.executable, str(program), str(tmp_path / "toy")], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, str(program), str(tmp_path / "toy")], capture_output=True, text=True, timeout=300, check=True
     )
     lines = [line.split() for line in run.stdout.splitlines()]
-    assert len(lines) > 40
+    assert len(lines) > 30
     for _, finished, seen, kept, all_of_them, _, left in lines:
         assert int(finished) <= int(seen) <= int(finished) + 1  # the rename may have happened already
         assert seen == kept
@@ -283,6 +284,17 @@ def test_other_labels_are_refused(tmp_path: Path) -> None:
             writer.add_episode(bare)
 
 
+def test_a_lost_episode_table_does_not_cost_the_data(tmp_path: Path) -> None:
+    folder = record(tmp_path / "toy")
+    table = folder / "meta/episodes/chunk-000/file-000.parquet"
+    content = table.read_bytes()
+    table.unlink()
+    with pytest.raises(UserError, match=r"states 3 episodes.*the episode table has 0.*Restore it"):
+        DatasetWriter(folder, EMBODIMENT)
+    table.write_bytes(content)
+    assert (open_dataset(folder).column(2, "action")[1] == action(2, 1)).all()
+
+
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(UserError, match="holds something else"):
@@ -292,14 +304,11 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
-def _broken(**change: object) -> Episode:
+def _broken(observation: dict[str, Any] | None = None, **change: Any) -> Episode:
     steps = [step(0, f) for f in range(3)]
-    if "observation" in change:
-        steps[1] = dataclasses.replace(
-            steps[1], observation=dataclasses.replace(steps[1].observation, **change["observation"])
-        )  # type: ignore[arg-type]
-    else:
-        steps[1] = dataclasses.replace(steps[1], **change)  # type: ignore[arg-type]
+    if observation:
+        change["observation"] = dataclasses.replace(steps[1].observation, **observation)
+    steps[1] = dataclasses.replace(steps[1], **change)
     return Episode(EMBODIMENT, "pick", steps, "success")
 
 
@@ -329,7 +338,7 @@ def test_an_episode_that_others_would_misread_is_refused(broken: Episode, messag
         encode_episode(broken)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.text(st.sampled_from("aimge./ observtin"), max_size=12) | st.sampled_from(["label.image", "label.a/b", "index"])
 )

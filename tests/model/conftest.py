@@ -43,7 +43,11 @@ def random_batch(size: int, config: NetworkConfig, seed: int = 0) -> Batch:
 @pytest.fixture
 def make_batch(config: NetworkConfig) -> Callable[..., Batch]:
     """Random inputs and targets of so many rows."""
-    return lambda size, seed=0: random_batch(size, config, seed)
+
+    def make(size: int, seed: int = 0) -> Batch:
+        return random_batch(size, config, seed)
+
+    return make
 
 
 @pytest.fixture

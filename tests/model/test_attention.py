@@ -1,16 +1,18 @@
 """Attention, rotary positions and the norm, against torch's own and by hand."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
-from ideomotor.model.attention import Blocks, Causal, Everybody, attend, rotary_table, rotate
+from ideomotor.model.attention import Blocks, Causal, Everybody, Mask, attend, rotary_table, rotate
 from ideomotor.model.language import RMSNorm
 
 
-def random(*shape, seed=0, dtype=torch.float32):
+def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
@@ -23,12 +25,12 @@ def test_attention_by_hand():
 
 
 @pytest.mark.parametrize("mask", [Everybody(), Causal(), Blocks((3, 5, 9))])
-def test_written_out_attention_equals_the_fused_one_forward_and_backward(mask):
-    def run(function):
+def test_written_out_attention_equals_the_fused_one_forward_and_backward(mask: Mask):
+    def run(function: Callable[[Tensor, Tensor, Tensor], Tensor]):
         q, k, v = (random(2, 3, 9, 8, seed=s, dtype=torch.bfloat16).requires_grad_() for s in range(3))
         out = function(q, k, v)
         (out.float() * random(2, 3, 9, 8, seed=9)).sum().backward()
-        return [t.float() for t in (out.detach(), q.grad, k.grad, v.grad)]
+        return [t.float() for t in (out.detach(), q.grad, k.grad, v.grad) if t is not None]
 
     matrix = mask.matrix(9)
     written_out = run(lambda q, k, v: attend(q, k, v, matrix))
@@ -49,7 +51,7 @@ def test_both_paths_follow_the_formula_and_autocast_takes_the_written_out_one():
 
 
 @pytest.mark.parametrize("mask", [Causal(), Blocks((3, 5, 9))])
-def test_what_is_masked_has_no_influence(mask):
+def test_what_is_masked_has_no_influence(mask: Causal | Blocks):
     matrix = mask.matrix(9)
     q, k, v = (random(1, 2, 9, 4, seed=s) for s in range(3))
     before = attend(q, k, v, matrix)
@@ -107,6 +109,8 @@ def test_the_norm_and_its_gradients_equal_those_of_torch():
     expected = functional.rms_norm(theirs, (24,), weight, 1e-5)
     (expected * gradient).sum().backward()
     torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-6)
+    assert ours.grad is not None
+    assert norm.weight.grad is not None
     torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(norm.weight.grad.double(), weight.grad, rtol=1e-5, atol=1e-5)
 

@@ -1,6 +1,9 @@
 """OpenVLA's towers and language model at full size, without memory: names and shapes of models.md 1.10."""
 
+from collections.abc import Callable
+
 import torch
+from torch import nn
 
 from ideomotor.model.config import LanguageConfig, PatchStem, VisionConfig
 from ideomotor.model.language import Llama
@@ -13,16 +16,16 @@ SIGLIP = VisionConfig(PatchStem(14), 224, 1152, 27, 16, 4304, output_block=25)
 LLAMA = LanguageConfig(32064, 4096, 32, 32, 32, 11008, rms_eps=1e-6)
 
 
-def shapes(build):
+def shapes(build: Callable[[], nn.Module]):
     with torch.device("meta"):
         return {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
 
 
-def count(table):
+def count(table: dict[str, tuple[int, ...]]):
     return sum(torch.Size(shape).numel() for shape in table.values())
 
 
-def vision_block(i, width, mlp):
+def vision_block(i: int, width: int, mlp: int):
     return {
         **{f"blocks.{i}.norm{n}.{p}": (width,) for n in (1, 2) for p in ("weight", "bias")},
         f"blocks.{i}.attn.qkv.weight": (3 * width, width),

@@ -45,7 +45,7 @@ def heads():
 FEATURES = torch.randn(1, 2 * PATCHES, 8, generator=torch.Generator().manual_seed(0))
 
 
-def test_heads_that_know_nothing_lose_what_the_labels_say(heads, batch):
+def test_heads_that_know_nothing_lose_what_the_labels_say(heads: PatchHeads, batch: Batch):
     losses = {name: loss.item() for name, loss in heads.losses(FEATURES, batch).items()}
     assert losses["class"] == pytest.approx(math.log(4))  # weights cancel
     assert losses["offset"] == pytest.approx(((0.5 + 0.25) / 2 + 0.1) / 2 / 2)  # two patches; the wrist has none: 0
@@ -53,7 +53,7 @@ def test_heads_that_know_nothing_lose_what_the_labels_say(heads, batch):
     assert losses["held"] == pytest.approx(math.log(2) / 2)
 
 
-def test_patches_without_an_object_weigh_less(heads, batch):
+def test_patches_without_an_object_weigh_less(heads: PatchHeads, batch: Batch):
     with torch.no_grad():
         heads.kind.bias.copy_(torch.tensor([0.0, 0.0, math.log(3), 0.0]))  # probabilities 1/6, 1/6, 3/6, 1/6
     loss = heads.losses(FEATURES, batch, none_weight=0.5)["class"].item()
@@ -62,14 +62,14 @@ def test_patches_without_an_object_weigh_less(heads, batch):
     assert loss == pytest.approx((front + wrist) / 2, rel=1e-6)
 
 
-def test_the_yaw_is_read_apart_for_each_camera(heads, batch):
+def test_the_yaw_is_read_apart_for_each_camera(heads: PatchHeads, batch: Batch):
     with torch.no_grad():
-        heads.yaw["front"].bias.copy_(torch.tensor([0.0, 1.0]))
-        heads.yaw["wrist"].bias.copy_(torch.tensor([7.0, 7.0]))
+        heads.get_parameter("yaw.front.bias").copy_(torch.tensor([0.0, 1.0]))
+        heads.get_parameter("yaw.wrist.bias").copy_(torch.tensor([7.0, 7.0]))
     assert heads.losses(FEATURES, batch)["yaw"].item() == pytest.approx(0.0)
 
 
-def test_right_answers_cost_nothing(heads, batch):
+def test_right_answers_cost_nothing(heads: PatchHeads, batch: Batch):
     """One feature a patch, so that linear readings can give any answer."""
     heads = PatchHeads(6, CLASSES, ROLES)
     kinds = np.array([0, 2, 3, 0, 0, 0])
@@ -78,8 +78,8 @@ def test_right_answers_cost_nothing(heads, batch):
         heads.kind.bias.zero_()
         heads.offset.weight.copy_(torch.tensor(FRONT_OFFSET * 2).reshape(6, 2).T)
         heads.offset.bias.zero_()
-        heads.yaw["front"].weight.copy_(torch.tensor(FRONT_YAW * 2).reshape(6, 2).T)
-        heads.yaw["front"].bias.zero_()
+        heads.get_parameter("yaw.front.weight").copy_(torch.tensor(FRONT_YAW * 2).reshape(6, 2).T)
+        heads.get_parameter("yaw.front.bias").zero_()
         heads.held.weight.copy_(torch.tensor([[-50.0, 50.0, -50.0, 0.0, 0.0, 0.0]]))
         heads.held.bias.zero_()
     losses = heads.losses(torch.eye(6)[None], batch)
@@ -87,7 +87,7 @@ def test_right_answers_cost_nothing(heads, batch):
     assert heads.accuracy(torch.eye(6)[None], batch)["front"].item() == 1.0
 
 
-def test_accuracy_is_the_share_of_the_objects(heads, batch):
+def test_accuracy_is_the_share_of_the_objects(heads: PatchHeads, batch: Batch):
     with torch.no_grad():
         heads.kind.bias[2] = 1.0  # says "2" everywhere: right for one of the two objects
     accuracy = heads.accuracy(FEATURES, batch)
@@ -95,7 +95,7 @@ def test_accuracy_is_the_share_of_the_objects(heads, batch):
     assert accuracy["wrist"].item() == 0.0  # no object, nothing to be right about
 
 
-def test_a_held_flag_counts_only_where_an_object_is(heads, batch):
+def test_a_held_flag_counts_only_where_an_object_is(heads: PatchHeads, batch: Batch):
     labels = {**batch.labels, "front.held": torch.tensor([[1.0, 1.0, 0.0]])}  # the first patch is empty
     first = heads.losses(FEATURES, batch)["held"]
     with torch.no_grad():

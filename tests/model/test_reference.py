@@ -4,11 +4,13 @@ The fixture's README tells where the numbers come from and how far float32 may b
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 from torch.nn import functional
 
 from ideomotor.model.attention import Causal, Everybody
@@ -23,46 +25,46 @@ SAMPLES = range(6)
 
 
 @pytest.fixture(scope="module")
-def folder(fixtures):
+def folder(fixtures: Path):
     return fixtures / "openvla-parity-a"
 
 
 @pytest.fixture(scope="module")
-def weights(folder):
+def weights(folder: Path):
     return {name: tensor.float() for name, tensor in load_file(folder / "checkpoint" / "model.safetensors").items()}
 
 
 @pytest.fixture(scope="module")
-def expected(folder):
+def expected(folder: Path):
     with np.load(folder / "expected.npz") as arrays:
         return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
 
 
-def part(weights, prefix):
+def part(weights: dict[str, Tensor], prefix: str):
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
-def tower(config, weights, prefix):
+def tower(config: VisionConfig, weights: dict[str, Tensor], prefix: str):
     network = VisionTransformer(config)
     state = part(weights, prefix)
     network.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("attn_pool.")})
     return network.eval()
 
 
-def llama(weights, config=LLAMA):
+def llama(weights: dict[str, Tensor], config: LanguageConfig = LLAMA):
     network = Llama(config)
     network.load_state_dict(part(weights, "language_model."))
     return network.eval()
 
 
-def embeddings(network, expected, sample, ids="input_ids_29871"):
+def embeddings(network: Llama, expected: dict[str, Tensor], sample: int, ids: str = "input_ids_29871"):
     """[BOS, patches, rest of the prompt], as models.md 1.7."""
     words = network.model.embed_tokens(expected[f"{sample}.{ids}"])
     return torch.cat([words[:1], expected[f"{sample}.projector"], words[1:]])[None]
 
 
 @torch.inference_mode()
-def test_the_dinov2_tower_gives_the_reference_features(weights, expected):
+def test_the_dinov2_tower_gives_the_reference_features(weights: dict[str, Tensor], expected: dict[str, Tensor]):
     network = tower(DINO, weights, "vision_backbone.featurizer.")
     for i in SAMPLES:
         features = network(expected[f"{i}.pixel_values"][None, :3])[0]
@@ -70,7 +72,7 @@ def test_the_dinov2_tower_gives_the_reference_features(weights, expected):
 
 
 @torch.inference_mode()
-def test_the_siglip_tower_gives_the_reference_features(weights, expected):
+def test_the_siglip_tower_gives_the_reference_features(weights: dict[str, Tensor], expected: dict[str, Tensor]):
     network = tower(SIGLIP, weights, "vision_backbone.fused_featurizer.")
     for i in SAMPLES:
         features = network(expected[f"{i}.pixel_values"][None, 3:])[0]
@@ -78,7 +80,7 @@ def test_the_siglip_tower_gives_the_reference_features(weights, expected):
 
 
 @torch.inference_mode()
-def test_a_slip_in_the_tower_would_show(weights, expected):
+def test_a_slip_in_the_tower_would_show(weights: dict[str, Tensor], expected: dict[str, Tensor]):
     """The README names what a mistake costs; the comparison above has to be able to see the smallest of them."""
     slip = tower(replace(SIGLIP, gelu="tanh"), weights, "vision_backbone.fused_featurizer.")
     features = slip(expected["0.pixel_values"][None, 3:])[0]
@@ -86,7 +88,7 @@ def test_a_slip_in_the_tower_would_show(weights, expected):
 
 
 @torch.inference_mode()
-def test_every_hidden_state_of_llama_is_that_of_the_reference(weights, expected):
+def test_every_hidden_state_of_llama_is_that_of_the_reference(weights: dict[str, Tensor], expected: dict[str, Tensor]):
     network = llama(weights)
     seen = []
     for layer in network.model.layers:
@@ -101,7 +103,9 @@ def test_every_hidden_state_of_llama_is_that_of_the_reference(weights, expected)
 
 
 @torch.inference_mode()
-def test_the_logits_after_the_prompt_are_those_of_the_reference(weights, expected):
+def test_the_logits_after_the_prompt_are_those_of_the_reference(
+    weights: dict[str, Tensor], expected: dict[str, Tensor]
+):
     network = llama(weights)
     for i in SAMPLES:
         hidden = network(embeddings(network, expected, i), Causal())[:, -1:]
@@ -112,7 +116,7 @@ def test_the_logits_after_the_prompt_are_those_of_the_reference(weights, expecte
 
 
 @torch.inference_mode()
-def test_teacher_forcing_gives_the_reference_logits(weights, expected):
+def test_teacher_forcing_gives_the_reference_logits(weights: dict[str, Tensor], expected: dict[str, Tensor]):
     network = llama(weights)
     for i in SAMPLES:
         hidden = network(embeddings(network, expected, i, "train_input_ids"), Causal())[:, -8:-1]
@@ -121,7 +125,9 @@ def test_teacher_forcing_gives_the_reference_logits(weights, expected):
 
 
 @torch.inference_mode()
-def test_the_other_epsilon_of_the_norm_gives_its_own_logits(weights, expected, folder):
+def test_the_other_epsilon_of_the_norm_gives_its_own_logits(
+    weights: dict[str, Tensor], expected: dict[str, Tensor], folder: Path
+):
     network = llama(weights, replace(LLAMA, rms_eps=1e-5))
     with np.load(folder / "expected_rms_norm_eps_1e-5.npz") as arrays:
         golden = torch.from_numpy(arrays["0.logits_last_prompt"])
@@ -130,14 +136,16 @@ def test_the_other_epsilon_of_the_norm_gives_its_own_logits(weights, expected, f
     assert (golden - expected["0.logits_last_prompt"]).abs().max() > 0.1
 
 
-def test_losses_and_gradients_through_everything_are_those_of_the_reference(weights, expected):
+def test_losses_and_gradients_through_everything_are_those_of_the_reference(
+    weights: dict[str, Tensor], expected: dict[str, Tensor]
+):
     """All six samples, back through Llama, OpenVLA's projector and both towers; the fixture holds six whole gradients."""
     dino = tower(DINO, weights, "vision_backbone.featurizer.")
     siglip = tower(SIGLIP, weights, "vision_backbone.fused_featurizer.")
     projector = {name: t.clone().requires_grad_() for name, t in part(weights, "projector.").items()}
     network = llama(weights)
 
-    def project(x):
+    def project(x: Tensor):
         for layer in ("fc1", "fc2", "fc3"):
             x = functional.linear(x, projector[f"{layer}.weight"], projector[f"{layer}.bias"])
             x = x if layer == "fc3" else functional.gelu(x)
@@ -163,7 +171,9 @@ def test_losses_and_gradients_through_everything_are_those_of_the_reference(weig
     golden = {name.removeprefix("batch.grad."): g for name, g in expected.items() if name.startswith("batch.grad.")}
     assert len(golden) == 6
     for name, theirs in golden.items():
-        assert (ours[name] - theirs).norm() <= 1e-4 * theirs.norm(), name
+        gradient = ours[name]
+        assert gradient is not None
+        assert (gradient - theirs).norm() <= 1e-4 * theirs.norm(), name
     unused = {name for name, gradient in ours.items() if gradient is None}
     assert unused == {
         name

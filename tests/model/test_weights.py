@@ -1,16 +1,22 @@
 """Weights to disk and back."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from ideomotor.core.errors import UserError
+from ideomotor.model.batch import Batch
+from ideomotor.model.vla import VLA
 from ideomotor.model.weights import check_keys, load_network, save_network
 
 
-def test_a_network_comes_back_and_is_written_in_the_same_bytes(network, make_batch, tmp_path):
+def test_a_network_comes_back_and_is_written_in_the_same_bytes(
+    network: VLA, make_batch: Callable[..., Batch], tmp_path: Path
+):
     save_network(network, tmp_path / "first")
     loaded = load_network(tmp_path / "first").eval()
     assert loaded.config == network.config
@@ -21,7 +27,7 @@ def test_a_network_comes_back_and_is_written_in_the_same_bytes(network, make_bat
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
-def test_weights_in_half_precision_are_held_in_float32(network, tmp_path):
+def test_weights_in_half_precision_are_held_in_float32(network: VLA, tmp_path: Path):
     save_network(network, tmp_path, torch.bfloat16)
     assert {t.dtype for t in load_file(tmp_path / "model.safetensors").values()} == {torch.bfloat16}
     for name, tensor in load_network(tmp_path).state_dict().items():
@@ -43,7 +49,7 @@ def test_names_and_shapes_that_do_not_fit_are_all_named():
     check_keys(expected, expected, "model.safetensors")
 
 
-def test_a_checkpoint_with_a_missing_tensor_does_not_load(network, tmp_path):
+def test_a_checkpoint_with_a_missing_tensor_does_not_load(network: VLA, tmp_path: Path):
     save_network(network, tmp_path)
     state = load_file(tmp_path / "model.safetensors")
     del state["no_state"]
@@ -52,24 +58,25 @@ def test_a_checkpoint_with_a_missing_tensor_does_not_load(network, tmp_path):
         load_network(tmp_path)
 
 
-@pytest.mark.parametrize("damage", [b"", bytes(range(256)), "half"])
-def test_damaged_weights_are_refused(network, tmp_path, damage):
+@pytest.mark.parametrize("damage", ["empty", "other bytes", "cut off"])
+def test_damaged_weights_are_refused(network: VLA, tmp_path: Path, damage: str):
     save_network(network, tmp_path)
     path = tmp_path / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:5000] if damage == "half" else damage)
+    contents = {"empty": b"", "other bytes": bytes(range(256)), "cut off": path.read_bytes()[:5000]}
+    path.write_bytes(contents[damage])
     with pytest.raises(UserError, match=r"model\.safetensors is no safetensors file"):
         load_network(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_missing_file_is_named(network, tmp_path, name):
+def test_a_missing_file_is_named(network: VLA, tmp_path: Path, name: str):
     save_network(network, tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(UserError, match=f"has no {name}"):
         load_network(tmp_path)
 
 
-def test_damaged_or_foreign_configurations_are_refused(network, tmp_path):
+def test_damaged_or_foreign_configurations_are_refused(network: VLA, tmp_path: Path):
     save_network(network, tmp_path)
     path = tmp_path / "config.json"
     value = json.loads(path.read_text())

@@ -1,6 +1,7 @@
 """Action tokens against the published table of OpenVLA, outputs of its reference code, and numpy."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,20 +30,20 @@ TABLE = [
 ]
 
 
-def reference_ids(x, vocabulary=32000):
+def reference_ids(x: np.ndarray, vocabulary: int = 32000):
     """The reference's two lines (prismatic/vla/action_tokenizer.py)."""
     return vocabulary - np.digitize(np.clip(x, -1, 1), np.linspace(-1, 1, 256))
 
 
 @pytest.mark.parametrize(("value", "token_id", "decoded"), TABLE)
-def test_the_published_table_holds(value, token_id, decoded):
+def test_the_published_table_holds(value: float, token_id: int, decoded: float):
     ids = UniformBins().encode(np.array([value]))
     assert ids.tolist() == [token_id]
     assert UniformBins().decode(ids)[0] == pytest.approx(decoded, abs=5e-7)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_every_edge_and_its_neighbours_take_the_bin_that_digitize_gives(dtype):
+def test_every_edge_and_its_neighbours_take_the_bin_that_digitize_gives(dtype: type[np.floating]):
     edges = np.linspace(-1, 1, 256).astype(dtype)
     around = [edges]
     for limit in (-9, 9):
@@ -55,7 +56,7 @@ def test_every_edge_and_its_neighbours_take_the_bin_that_digitize_gives(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_ten_thousand_values_take_the_bin_that_digitize_gives(dtype):
+def test_ten_thousand_values_take_the_bin_that_digitize_gives(dtype: type[np.floating]):
     x = np.random.default_rng(0).uniform(-1.2, 1.2, (5, 2000)).astype(dtype)
     np.testing.assert_array_equal(UniformBins().encode(x), reference_ids(x))
 
@@ -67,14 +68,14 @@ def test_more_values_than_a_block_keep_their_order_and_shape():
 
 
 @pytest.mark.parametrize("kind", ["float64", "float32"])
-def test_the_reference_code_gives_the_same_ids_and_centres(fixtures, kind):
+def test_the_reference_code_gives_the_same_ids_and_centres(fixtures: Path, kind: str):
     golden = np.load(fixtures / "openvla-parity-a" / "action_tokenizer.npz")
     ids = UniformBins().encode(golden[f"{kind}.values"])  # edges, neighbours, centres, -0, denormals, infinities
     np.testing.assert_array_equal(ids, golden[f"{kind}.ids"])
     np.testing.assert_allclose(UniformBins().decode(ids), golden[f"{kind}.decoded"], rtol=0, atol=1e-15)
 
 
-def test_ids_that_are_no_actions_decode_as_in_the_reference(fixtures):
+def test_ids_that_are_no_actions_decode_as_in_the_reference(fixtures: Path):
     golden = np.load(fixtures / "openvla-parity-a" / "action_tokenizer.npz")
     decoded = UniformBins().decode(golden["decode_any.ids"])
     np.testing.assert_allclose(decoded, golden["decode_any.values"], rtol=0, atol=1e-15)
@@ -82,7 +83,7 @@ def test_ids_that_are_no_actions_decode_as_in_the_reference(fixtures):
     np.testing.assert_allclose(UniformBins().decode(np.array([32000, 32063])), -0.996078, atol=5e-7)
 
 
-def test_a_batch_through_text_gives_the_same_ids(fixtures):
+def test_a_batch_through_text_gives_the_same_ids(fixtures: Path):
     """The reference writes ids as characters and tokenizes these again; the file holds what that gave."""
     folder = fixtures / "openvla-parity-a"
     golden = np.load(folder / "action_tokenizer.npz")
@@ -97,10 +98,24 @@ def test_nothing_decodes_further_than_half_a_bin_away():
     assert np.abs(UniformBins().decode(UniformBins().encode(x)) - x).max() <= 1 / 255 + 1e-12
 
 
-Q01 = [-0.02872725307941437, -0.04170349963009357, -0.026093858778476715, -0.08092105075716972, -0.09288699507713317]
-Q01 += [-0.20718276381492615, 0.0]
-Q99 = [0.028309678435325586, 0.040855254605412394, 0.040161586627364146, 0.08192047759890528, 0.07792850524187081]
-Q99 += [0.20382574498653397, 1.0]
+Q01 = (
+    -0.02872725307941437,
+    -0.04170349963009357,
+    -0.026093858778476715,
+    -0.08092105075716972,
+    -0.09288699507713317,
+    -0.20718276381492615,
+    0.0,
+)
+Q99 = (
+    0.028309678435325586,
+    0.040855254605412394,
+    0.040161586627364146,
+    0.08192047759890528,
+    0.07792850524187081,
+    0.20382574498653397,
+    1.0,
+)
 BRIDGE = Bounds(np.array(Q01), np.array(Q99), np.array([True] * 6 + [False]), np.full(7, np.nan))
 
 
@@ -120,12 +135,12 @@ def test_scaling_and_bins_give_the_published_row_of_bridge():
         (31744, [0.028197841, 0.040693375, 0.040031674, 0.081601180, 0.077593573, 0.203019846, 0.996078431]),
     ],
 )
-def test_equal_ids_give_the_published_actions_of_bridge(token_id, expected):
+def test_equal_ids_give_the_published_actions_of_bridge(token_id: int, expected: list[float]):
     np.testing.assert_allclose(unnormalize(UniformBins().decode(np.full(7, token_id)), BRIDGE), expected, atol=5e-9)
 
 
 @pytest.mark.parametrize("bins", [UniformBins(), QuantileBins((-1.0, 0.0, 1.0))])
-def test_nan_is_refused_with_its_place(bins):
+def test_nan_is_refused_with_its_place(bins: UniformBins | QuantileBins):
     x = np.zeros((2, 3))
     x[1, 2] = np.nan
     with pytest.raises(UserError, match=r"\(1, 2\) is NaN.*ideomotor data check"):
@@ -157,7 +172,7 @@ def test_quantile_bins_hold_equally_many_training_values():
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000))
-def test_a_quantile_bin_holds_what_it_decodes_to(seed):
+def test_a_quantile_bin_holds_what_it_decodes_to(seed: int):
     rng = np.random.default_rng(seed)
     values = rng.normal(size=300) ** 3
     bins = QuantileBins.fit(values, bins=32)

@@ -1,6 +1,7 @@
 """Prompts and text tokens."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_the_prompt_of_openvla_gives_its_published_string():
     assert prompt_text(OpenVLA(), "Put both in the Basket") == expected
 
 
-def test_the_prompt_of_openvla_gives_the_reference_strings(fixtures):
+def test_the_prompt_of_openvla_gives_the_reference_strings(fixtures: Path):
     inputs = json.loads((fixtures / "openvla-parity-a" / "inputs" / "inputs.json").read_text(encoding="utf-8"))
     assert len(inputs) == 6
     for sample in inputs:
@@ -47,7 +48,7 @@ def test_case_and_white_space_do_not_matter_to_a_bare_prompt():
     assert prompt_text(Bare(), "\tPICK up\n the Red  cube ") == "pick up the red cube"
 
 
-def test_every_sentence_of_the_tabletop_comes_back_and_fits_the_small_network(tokenizer):
+def test_every_sentence_of_the_tabletop_comes_back_and_fits_the_small_network(tokenizer: TextTokenizer):
     texts = sentences()
     assert len(texts) > 1000
     ids, mask = tokenizer.encode(texts, small().text_length)  # refuses longer ones
@@ -57,12 +58,12 @@ def test_every_sentence_of_the_tabletop_comes_back_and_fits_the_small_network(to
 
 
 @pytest.mark.parametrize("text", ["", "a", "hole den Würfel: 積み木 🤖", "x" * 20, "two  spaces\nand a line"])
-def test_any_text_comes_back(tokenizer, text):
+def test_any_text_comes_back(tokenizer: TextTokenizer, text: str):
     ids, mask = tokenizer.encode([text], 64)
     assert tokenizer.decode(ids[0][mask[0]].tolist()) == text
 
 
-def test_padding_is_zero_and_masked_and_does_not_depend_on_the_batch(tokenizer):
+def test_padding_is_zero_and_masked_and_does_not_depend_on_the_batch(tokenizer: TextTokenizer):
     together, mask = tokenizer.encode(["lift the red can", "lift"], 10)
     alone, alone_mask = tokenizer.encode(["lift"], 10)
     np.testing.assert_array_equal(together[1], alone[0])
@@ -73,7 +74,7 @@ def test_padding_is_zero_and_masked_and_does_not_depend_on_the_batch(tokenizer):
     assert (mask == (np.arange(10) < count[:, None])).all()
 
 
-def test_a_long_instruction_is_refused_with_its_length(tokenizer):
+def test_a_long_instruction_is_refused_with_its_length(tokenizer: TextTokenizer):
     with pytest.raises(UserError, match=r"has \d+ tokens, this network reads 4; say it shorter"):
         tokenizer.encode(["pick up the red cube and put it on the blue plate"], 4)
 
@@ -83,7 +84,7 @@ def test_something_else_than_a_tokenizer_is_refused():
         TextTokenizer('{"hello": 1}', "text.json")
 
 
-def test_the_shipped_file_is_what_the_json_says(tokenizer):
+def test_the_shipped_file_is_what_the_json_says(tokenizer: TextTokenizer):
     again = TextTokenizer(tokenizer.json_text)
     assert again.vocabulary == tokenizer.vocabulary <= TEXT_IDS
     np.testing.assert_array_equal(again.encode(["grab the bar"], 8)[0], tokenizer.encode(["grab the bar"], 8)[0])

@@ -123,12 +123,12 @@ def begin(config: TrainConfig) -> "subprocess.Popen[bytes]":
     """Start `train_or_continue` as a user's process would, and return it."""
     path = Path(config.out).with_suffix(".json")
     write_json(path, jsonable.to_json(config))
-    program = (
+    code = (
         "import sys; from pathlib import Path; from ideomotor.train.loop import read_config, train_or_continue;"
         "train_or_continue(read_config(Path(sys.argv[1])))"
     )
     with path.with_suffix(".txt").open("ab") as log:
-        return subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=log, stderr=log, env=_environment())
+        return subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=log, stderr=log, env=_environment())
 
 
 def _environment() -> dict[str, str]:
@@ -144,6 +144,14 @@ def descendants(pid: int) -> list[int]:
     except FileNotFoundError:
         return []
     return [pid, *(found for child in children for found in descendants(int(child)))]
+
+
+def program(pid: int) -> str:
+    """Return the command line of a process."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except FileNotFoundError:
+        return ""
 
 
 def alive(pid: int) -> bool:
@@ -166,7 +174,8 @@ def kill_once(config: TrainConfig, chance: random.Random, where: str) -> bool:
     Args:
         config: of the run.
         chance: decides when and which process.
-        where: "saving" kills everything while a checkpoint is written, "starter" the first process, "any" one that it started.
+        where: "saving" kills everything while a checkpoint is written, "starter" the first process, "rank" a training
+            process, "loader" a loader worker; "ctrl-c" asks the run to stop.
     """
     out = Path(config.out)
 
@@ -184,10 +193,22 @@ def kill_once(config: TrainConfig, chance: random.Random, where: str) -> bool:
     if process.poll() is not None:
         assert process.returncode == 0, out.with_suffix(".txt").read_text()[-3000:]
         return False
-    victims = {"saving": family, "starter": family[:1], "any": [chance.choice(family[1:])]}[where]
-    for victim in victims:
+    if where == "ctrl-c":
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(60) == 1
+        assert newest() > before
+        assert "Continue with the same command and --resume" in out.with_suffix(".txt").read_text()
+        return True
+    programs = {pid: program(pid) for pid in family}
+    victims = {
+        "saving": family,
+        "starter": family[:1],
+        "rank": [pid for pid, name in programs.items() if "ideomotor.train.rank" in name],
+        "loader": [pid for pid, name in programs.items() if "forkserver" in name and not descendants(pid)[1:]],
+    }[where]
+    for victim in victims if where == "saving" else [chance.choice(victims)]:
         os.kill(victim, signal.SIGKILL)
-    process.wait(60)
+    assert process.wait(60) != 0
     wait_until(lambda: not any(alive(pid) for pid in family), 60)
     return True
 
@@ -195,7 +216,12 @@ def kill_once(config: TrainConfig, chance: random.Random, where: str) -> bool:
 def killed_often(dataset: Path, folder: Path, kills: list[str], steps: int) -> None:
     """Compare a run that is killed at many places with one that is left alone; 2 ranks, 2 loader workers each."""
     whole = replace(
-        short_run(dataset, folder / "whole"), steps=steps, processes=2, workers=2, checkpoint_every=3, eval_every=steps
+        short_run(dataset, folder / "whole"),
+        steps=steps,
+        processes=2,
+        workers=2,
+        checkpoint_every=3,
+        validation_share=0.0,
     )
     killed = replace(whole, out=str(folder / "killed"))
     assert begin(whole).wait(300) == 0, (folder / "whole.txt").read_text()[-3000:]
@@ -207,21 +233,10 @@ def killed_often(dataset: Path, folder: Path, kills: list[str], steps: int) -> N
     assert not list((folder / "killed").rglob("*.tmp"))
 
 
-def test_a_run_that_is_killed_continues_to_the_same_end(dataset: Path, tmp_path: Path) -> None:
-    killed_often(dataset, tmp_path, ["saving", "any"], steps=24)
+def test_a_run_that_is_killed_or_stopped_continues_to_the_same_end(dataset: Path, tmp_path: Path) -> None:
+    killed_often(dataset, tmp_path, ["saving", "loader", "ctrl-c"], steps=60)
 
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_twenty_times_continues_to_the_same_end(dataset: Path, tmp_path: Path) -> None:
-    killed_often(dataset, tmp_path, ["saving", "any", "starter", "any"] * 5, steps=600)
-
-
-def test_ctrl_c_saves_and_says_how_to_go_on(dataset: Path, tmp_path: Path) -> None:
-    config = replace(short_run(dataset, tmp_path / "run"), steps=5000, checkpoint_every=5000, eval_every=5000)
-    process = begin(config)
-    wait_until(lambda: process.poll() is not None or (tmp_path / "run" / "log.jsonl").exists())
-    wait_until(lambda: any(line["kind"] == "train" for line in read_lines(tmp_path / "run" / "log.jsonl")))
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) != 0
-    assert len(complete_checkpoints(tmp_path / "run")) == 1
-    assert "--resume" in (tmp_path / "run.txt").read_text()
+    killed_often(dataset, tmp_path, ["saving", "rank", "starter", "loader"] * 5 + ["ctrl-c"], steps=900)

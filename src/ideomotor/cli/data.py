@@ -88,5 +88,7 @@ def check(folder: Path) -> None:
     for fault in faults:
         print(fault)
     if faults:
-        raise UserError(f"{folder} has {len(faults)} fault{'s' if len(faults) > 1 else ''}, listed above with their remedies")
+        raise UserError(
+            f"{folder} has {len(faults)} fault{'s' if len(faults) > 1 else ''}, listed above with their remedies"
+        )
     print(f"{folder}: no faults")

@@ -54,7 +54,9 @@ def evaluated(config: EvalConfig) -> "Evaluation":
     with _policy(config, arm) as policy:
         trained = getattr(policy, "tasks", ())
         if wanted is None and not trained and config.policy not in ("expert", "random"):
-            raise UsageError(f"policy '{config.policy}' does not say which tasks it was trained on; name them with --tasks")
+            raise UsageError(
+                f"policy '{config.policy}' does not say which tasks it was trained on; name them with --tasks"
+            )
         env = EnvConfig(arm, wanted or tasks_named(",".join(trained or tasks())))
         return evaluate(config, policy, env, known[config.suite])
 

@@ -24,7 +24,9 @@ def main(arguments: list[str]) -> None:
         run_recipe(RECIPES[name](run))
         return
     recipes = f"A recipe runs as `ideomotor train NAME --out DIR`; there are: {', '.join(RECIPES)}."
-    config = tyro.cli(TrainConfig, prog="ideomotor train", args=arguments, description=f"{TrainConfig.__doc__} {recipes}")
+    config = tyro.cli(
+        TrainConfig, prog="ideomotor train", args=arguments, description=f"{TrainConfig.__doc__} {recipes}"
+    )
     from ideomotor.train.loop import train
 
     print(f"policy: {train(config)}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import av
 import numpy as np
-import pyarrow as pa
+from av.error import FFmpegError
 
 from ideomotor.core.errors import UserError
 from ideomotor.data.check import Fault, embodiment_faults, image_faults, of_error
@@ -20,11 +20,12 @@ from ideomotor.data.lerobot_episodes import (
     episode_files,
     episode_table,
     pandas_index,
+    read_tasks,
     recorded_files,
     task_column,
 )
 from ideomotor.data.lerobot_info import AUTOMATIC, TASKS_PATH, Info, read_info
-from ideomotor.data.parquet import open_parquet, read_table, to_numpy
+from ideomotor.data.parquet import ArrowTable, open_parquet, read_table, to_numpy
 
 RESTORE = "Restore it from a copy of the dataset"
 SORT = "Sort the rows by their index and write the file again"
@@ -67,6 +68,10 @@ class Tables:
         table = episode_table(root, [*COLUMNS, "meta/episodes/chunk_index", "meta/episodes/file_index"])
         self.columns = [] if table is None else table.column_names
         self.rows: list[dict[str, Any]] = [] if table is None else table.to_pylist()
+        try:
+            self.tasks = read_tasks(root)
+        except UserError:
+            self.tasks = {}  # `_task_faults` says why
 
     def complete(self) -> bool:
         """Whether the columns are there without which nothing else can be compared."""
@@ -255,15 +260,15 @@ def _data_faults(tables: Tables) -> Iterator[Fault]:
         if len(table) != expected:
             yield Fault(str(path), f"has {len(table)} rows, the episode table gives it {expected}", RESTORE)
             continue
-        yield from _column_faults(tables.info, path, table, rows)
+        yield from _column_faults(tables, path, table, rows)
 
 
-def _column_faults(info: Info, path: Path, table: pa.Table, rows: list[dict[str, Any]]) -> Iterator[Fault]:
+def _column_faults(tables: Tables, path: Path, table: ArrowTable, rows: list[dict[str, Any]]) -> Iterator[Fault]:
     automatic = {name: Feature(name, "float32" if name == "timestamp" else "int64", (1,)) for name in AUTOMATIC}
     values: dict[str, np.ndarray] = {}
     for name in table.column_names:
         try:
-            values[name] = to_numpy(table[name], (automatic | info.features)[name], f"{path}, column '{name}'")
+            values[name] = to_numpy(table[name], (automatic | tables.info.features)[name], f"{path}, column '{name}'")
         except KeyError:
             continue  # language columns
         except UserError as error:
@@ -272,7 +277,8 @@ def _column_faults(info: Info, path: Path, table: pa.Table, rows: list[dict[str,
     for row in rows:
         part = {name: column[start : start + row["length"]] for name, column in values.items()}
         where = f"{path}, episode {row['episode_index']}"
-        yield from _number_faults(info, where, part, row)
+        yield from _number_faults(tables.info, where, part, row)
+        yield from _instruction_faults(tables.tasks, where, part, row)
         for name, column in part.items():
             if np.issubdtype(column.dtype, np.floating) and not np.isfinite(column).all():
                 frame, *channel = np.argwhere(~np.isfinite(column))[0].tolist()
@@ -299,6 +305,21 @@ def _number_faults(info: Info, where: str, part: dict[str, np.ndarray], row: dic
                 f"column '{name}', frame {frame} is {stated} instead of {right}; lerobot shifts or pads frames",
                 RESTORE,
             )
+
+
+def _instruction_faults(
+    tasks: dict[int, str], where: str, part: dict[str, np.ndarray], row: dict[str, Any]
+) -> Iterator[Fault]:
+    """Compare the instruction of each frame with those of the episode table."""
+    stated: set[str] = set(row.get("tasks") or ())
+    for frame, task in enumerate(part.get("task_index", np.zeros(0, int)).tolist()):
+        if task not in tasks:
+            yield Fault(where, f"frame {frame} has the task {task}, which {TASKS_PATH} does not have", RESTORE)
+            return
+        if stated and tasks[task] not in stated:
+            text = f"frame {frame} has the instruction {tasks[task]!r}, the episode table {sorted(stated)}"
+            yield Fault(where, text, RESTORE)
+            return
 
 
 def _video_faults(dataset: LeRobotDataset) -> Iterator[Fault]:
@@ -331,7 +352,7 @@ def _mp4_faults(path: Path, frames: int, fps: float) -> Iterator[Fault]:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             found = sum(packet.pts is not None for packet in container.demux(stream))
-    except (av.FFmpegError, OSError, IndexError) as error:
+    except (FFmpegError, OSError, IndexError) as error:
         yield Fault(str(path), f"cannot be read as video ({error})", RESTORE)
         return
     if found != frames:

@@ -143,24 +143,24 @@ class EpisodeView(Sequence[dict[str, Any]]):
 
     def __init__(self, dataset: Dataset, index: int) -> None:
         self.dataset = dataset
-        self.index = checked_index(index, len(dataset), "episode", str(dataset.path))
+        self.number = checked_index(index, len(dataset), "episode", str(dataset.path))
 
     def __len__(self) -> int:
-        return self.dataset.length(self.index)
+        return self.dataset.length(self.number)
 
     @property
     def instruction(self) -> str:
         """The sentence that was given to the robot."""
-        return self.dataset.instruction(self.index)
+        return self.dataset.instruction(self.number)
 
     @property
     def success(self) -> Success:
         """Whether the attempt succeeded."""
-        return self.dataset.success(self.index)
+        return self.dataset.success(self.number)
 
     def column(self, name: str) -> np.ndarray:
         """Return one column, frames first."""
-        return self.dataset.column(self.index, name)
+        return self.dataset.column(self.number, name)
 
     @overload
     def __getitem__(self, index: int) -> dict[str, Any]: ...
@@ -169,11 +169,11 @@ class EpisodeView(Sequence[dict[str, Any]]):
     def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        frame = checked_index(index, len(self), "frame", f"{self.dataset.path}, episode {self.index}")
+        frame = checked_index(index, len(self), "frame", f"{self.dataset.path}, episode {self.number}")
         values: dict[str, Any] = {
             "state" if name == STATE else name: self.column(name)[frame] for name in self.dataset.features
         }
-        return {**values, "images": Images(self.dataset, self.index, frame), "instruction": self.instruction}
+        return {**values, "images": Images(self.dataset, self.number, frame), "instruction": self.instruction}
 
 
 def checked_index(index: int, count: int, kind: str, where: str) -> int:

@@ -15,7 +15,7 @@ from ideomotor.core.types import Episode, Step, Success
 from ideomotor.data.dataset import ACTION, STATE, Feature
 from ideomotor.data.lerobot_episodes import EPISODE_KEY
 from ideomotor.data.lerobot_info import AUTOMATIC
-from ideomotor.data.parquet import to_arrow
+from ideomotor.data.parquet import ArrowSchema, to_arrow
 from ideomotor.data.png import encode_png
 from ideomotor.data.statistics import check_finite, image_summary, lerobot_json, summarize
 
@@ -64,10 +64,10 @@ def encode_episode(episode: Episode) -> EncodedEpisode:
     return EncodedEpisode(content, episode.embodiment, features, episode.instruction, episode.success, frames)
 
 
-def table_writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
+def table_writer(sink: Any, schema: ArrowSchema) -> pq.ParquetWriter:
     """Open a parquet writer for frames: numbers by snappy, PNGs as they are."""
     leaf = {field.name: _leaf(field) for field in schema}
-    compression = {path: "NONE" if path.endswith(".bytes") else "SNAPPY" for path in leaf.values()}
+    compression: Any = {path: "NONE" if path.endswith(".bytes") else "SNAPPY" for path in leaf.values()}
     return pq.ParquetWriter(sink, schema, compression=compression, use_dictionary=False, write_statistics=False)
 
 
@@ -178,7 +178,7 @@ def _image(step: Step, number: int, camera: Camera) -> np.ndarray:
     return image
 
 
-def _leaf(field: pa.Field) -> str:
+def _leaf(field: Any) -> str:
     if pa.types.is_struct(field.type):
         return f"{field.name}.bytes"
     return f"{field.name}.list.element" if pa.types.is_fixed_size_list(field.type) else field.name

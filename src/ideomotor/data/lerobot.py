@@ -45,6 +45,8 @@ class LeRobotDataset:
         self.info: Info = read_info(path)
         self.rows: list[EpisodeRows] = read_episodes(path, self.info)
         self.embodiment: Embodiment | None = read_embodiment(path)
+        self.cameras: Mapping[str, Camera] = _cameras(self.info, self.embodiment)
+        self.splits: Mapping[str, range] = _splits(self.info, len(self.rows))
         self._files: dict[Path, pq.ParquetFile] = {}
         self._columns: dict[tuple[Path, str], np.ndarray] = {}
         self._images: OrderedDict[tuple[Path, int, str], list[bytes | None]] = OrderedDict()
@@ -63,26 +65,6 @@ class LeRobotDataset:
     def features(self) -> Mapping[str, Feature]:
         """The columns beside images and the automatic ones."""
         return self.info.features
-
-    @cached_property
-    def cameras(self) -> Mapping[str, Camera]:
-        """The cameras by role, as the embodiment describes them where there is one."""
-        known = self.embodiment.cameras_by_role if self.embodiment else {}
-        return {
-            role: known.get(role) or Camera(role, camera.height, camera.width, orientation="unknown")
-            for role, camera in self.info.cameras.items()
-        }
-
-    @cached_property
-    def splits(self) -> Mapping[str, range]:
-        """The stated splits; one that ended at the stated total ends at the real one."""
-        splits: dict[str, range] = {}
-        for name, text in self.info.splits.items():
-            first, _, last = text.partition(":")
-            if first.isdecimal() and last.isdecimal():
-                stop = len(self) if int(last) == self.info.total_episodes else min(int(last), len(self))
-                splits[name] = range(min(int(first), stop), stop)
-        return splits
 
     @cached_property
     def tasks(self) -> dict[int, str]:
@@ -154,12 +136,16 @@ class LeRobotDataset:
         self._images.move_to_end(key)
         return self._images[key][row - int(starts[group])]
 
-    @cached_property
+    @property
     def content_hash(self) -> str:
         """SHA-256 over the columns, the episodes, and the stored size of each block of images and each video.
 
         Images themselves are not read: two recordings that differ in pixels alone differ in the size of their PNGs.
         """
+        return self._content_hash
+
+    @cached_property
+    def _content_hash(self) -> str:
         digest = hashlib.sha256()
         cameras = {role: [c.key, c.height, c.width] for role, c in sorted(self.info.cameras.items())}
         features = {name: [f.dtype, list(f.shape)] for name, f in sorted(self.features.items())}
@@ -263,3 +249,23 @@ class LeRobotDataset:
         return UserError(
             f"{path} lacks the column '{name}', which meta/info.json declares; restore it, or take it out of `features`"
         )
+
+
+def _cameras(info: Info, embodiment: Embodiment | None) -> dict[str, Camera]:
+    """Return the cameras as the embodiment describes them, where there is one."""
+    known = embodiment.cameras_by_role if embodiment else {}
+    return {
+        role: known.get(role) or Camera(role, camera.height, camera.width, orientation="unknown")
+        for role, camera in info.cameras.items()
+    }
+
+
+def _splits(info: Info, episodes: int) -> dict[str, range]:
+    """Return the stated splits, inside of what is there; one that ended at the stated total ends at the real one."""
+    splits: dict[str, range] = {}
+    for name, text in info.splits.items():
+        first, _, last = text.partition(":")
+        if first.isdecimal() and last.isdecimal():
+            stop = episodes if int(last) == info.total_episodes else min(int(last), episodes)
+            splits[name] = range(min(int(first), stop), stop)
+    return splits

@@ -22,7 +22,7 @@ from ideomotor.core.errors import UserError
 from ideomotor.core.spec import Embodiment
 from ideomotor.core.types import Success
 from ideomotor.data.lerobot_info import TASKS_PATH, CameraFeature, Info
-from ideomotor.data.parquet import open_parquet, read_table
+from ideomotor.data.parquet import ArrowSchema, ArrowTable, open_parquet, read_table
 
 RECORDING = "recording"  # folder of finished episodes that wait for their place in the large files
 EPISODE_KEY = b"ideomotor.episode"  # in the schema of a recorded episode: what will be its row in the episode table
@@ -82,7 +82,7 @@ def recorded_files(root: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found if match)
 
 
-def recorded_row(path: Path, schema: pa.Schema) -> dict[str, Any]:
+def recorded_row(path: Path, schema: ArrowSchema) -> dict[str, Any]:
     """Return what the schema of a recorded episode says about it."""
     try:
         return json.loads((schema.metadata or {})[EPISODE_KEY])
@@ -108,7 +108,7 @@ def read_tasks(root: Path) -> dict[int, str]:
     return dict(zip(table["task_index"].to_pylist(), table[text].to_pylist(), strict=True))
 
 
-def task_column(schema: pa.Schema) -> str | None:
+def task_column(schema: ArrowSchema) -> str | None:
     """Return the column that holds the instructions: the pandas index, else the only column of strings."""
     strings = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
     for name in pandas_index(schema):
@@ -117,7 +117,7 @@ def task_column(schema: pa.Schema) -> str | None:
     return strings[0] if len(strings) == 1 else None
 
 
-def pandas_index(schema: pa.Schema) -> list[str]:
+def pandas_index(schema: ArrowSchema) -> list[str]:
     """Return the columns that the pandas metadata of a schema names as index; empty without such metadata."""
     try:
         names = json.loads((schema.metadata or {})[b"pandas"])["index_columns"]
@@ -136,7 +136,7 @@ def episode_files(root: Path) -> list[Path]:
     return sorted((root / "meta" / "episodes").glob("*/*.parquet"))
 
 
-def episode_table(root: Path, columns: Sequence[str]) -> pa.Table | None:
+def episode_table(root: Path, columns: Sequence[str]) -> ArrowTable | None:
     """Return the named columns of the episode table as it lies there, None where there is no table."""
     tables = [read_table(path, columns) for path in episode_files(root)]
     return pa.concat_tables(tables, promote_options="permissive") if tables else None
@@ -181,7 +181,7 @@ def _table_rows(root: Path, info: Info) -> list[EpisodeRows]:
 _VIDEO_COLUMNS = ("chunk_index", "file_index", "from_timestamp")
 
 
-def _video_spans(root: Path, info: Info, table: pa.Table, videos: list[CameraFeature]) -> list[dict[str, VideoSpan]]:
+def _video_spans(root: Path, info: Info, table: ArrowTable, videos: list[CameraFeature]) -> list[dict[str, VideoSpan]]:
     spans: list[dict[str, VideoSpan]] = [{} for _ in range(len(table))]
     for camera in videos:
         names = [f"videos/{camera.key}/{name}" for name in _VIDEO_COLUMNS]
@@ -194,7 +194,7 @@ def _video_spans(root: Path, info: Info, table: pa.Table, videos: list[CameraFea
     return spans
 
 
-def _integers(table: pa.Table, name: str, where: Path) -> np.ndarray:
+def _integers(table: ArrowTable, name: str, where: Path) -> np.ndarray:
     if name not in table.column_names or table[name].null_count or not pa.types.is_integer(table[name].type):
         raise UserError(
             f"{where}: the column `{name}` is missing, has holes or holds no whole numbers; restore it from a copy"

@@ -202,7 +202,7 @@ def _features(declared: dict[str, Any], path: Path) -> tuple[dict[str, Feature],
 
 
 def _shape(value: Any, where: str) -> tuple[int, ...]:
-    sizes = cast("list[Any]", value) if isinstance(value, list) else [None]
+    sizes: list[Any] = cast("list[Any]", value) if isinstance(value, list) else [None]
     if not all(isinstance(n, int) and not isinstance(n, bool) and 0 < n <= LARGEST_FRAME for n in sizes):
         raise UserError(f"{where} has the shape {str(value)[:80]}; it should be a list of sizes above 0")
     if int(np.prod([float(n) for n in sizes])) > max(LARGEST_FRAME, 3 * LARGEST_SIDE**2):

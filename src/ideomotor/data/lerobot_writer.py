@@ -12,7 +12,7 @@ Only a closed dataset is complete for lerobot's own tools.
 import contextlib
 import fcntl
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,7 +30,6 @@ from ideomotor.data.episode import IMAGE_PREFIX, EncodedEpisode, encode_episode,
 from ideomotor.data.lerobot import LeRobotDataset
 from ideomotor.data.lerobot_episodes import (
     RECORDING,
-    data_path,
     episode_files,
     episode_table,
     read_embodiment,
@@ -39,6 +38,7 @@ from ideomotor.data.lerobot_episodes import (
     recorded_row,
 )
 from ideomotor.data.lerobot_info import AUTOMATIC, DATA_PATH, EPISODES_PATH, TASKS_PATH, VERSION, read_info
+from ideomotor.data.parquet import ArrowTable
 from ideomotor.data.statistics import Summary, compute, histogram_summary, lerobot_json, summarize
 
 __all__ = ["DatasetWriter", "EncodedEpisode", "encode_episode"]
@@ -152,23 +152,16 @@ class DatasetWriter:
                 path.unlink()
         info = read_info(self.folder)
         self._features = tuple(info.features.values())
-        table = episode_table(self.folder, ["length", "data/chunk_index", "data/file_index"])
-        self._committed = 0 if table is None else len(table)
-        self._frames = 0 if table is None else int(np.sum(table["length"].to_numpy()))
         self._tasks = {text: index for index, text in sorted(read_tasks(self.folder).items())}
-        used = (
-            set[Path]()
-            if table is None
-            else {
-                data_path(self.folder, info, c, f)
-                for c, f in zip(
-                    table["data/chunk_index"].to_pylist(), table["data/file_index"].to_pylist(), strict=True
-                )
-            }
-        )
-        for path in set((self.folder / "data").glob("*/*.parquet")) - used:
-            path.unlink()  # joined, but its episodes are still among those that wait
-        self._file = max((_number(path) + 1 for path in used), default=0)
+        table = episode_table(self.folder, ["length", "data/chunk_index", "data/file_index"])
+        rows: list[dict[str, Any]] = [] if table is None else table.to_pylist()
+        self._committed, self._frames = len(rows), sum(row["length"] for row in rows)
+        if info.total_episodes > self._committed or info.data_path != DATA_PATH:
+            raise UserError(
+                f"{info.path} states {info.total_episodes} episodes at '{info.data_path}', the episode table has {self._committed}"
+                f" at '{DATA_PATH}': files are missing, or it was changed by another program. Restore it, or record elsewhere"
+            )
+        self._file = max((row["data/chunk_index"] * CHUNK + row["data/file_index"] + 1 for row in rows), default=0)
         self._table = max((_number(path) + 1 for path in episode_files(self.folder)), default=0)
         self._waiting: list[Path] = []
         for index, path in recorded_files(self.folder):
@@ -178,6 +171,8 @@ class DatasetWriter:
                 self._waiting.append(path)
             else:
                 raise UserError(f"{path}: the episode before it is missing; move it away, then record again")
+        if self._waiting:  # a file that was joined from some of them, but does not count yet
+            self._next_data().unlink(missing_ok=True)
         self._waiting_size = sum(path.stat().st_size for path in self._waiting)
         if not self.num_episodes:
             self._features = ()
@@ -200,10 +195,8 @@ class DatasetWriter:
             return
         rows: list[dict[str, Any]] = []
         frames = self._frames
-        chunk, file = divmod(self._file, CHUNK)
         columns = [*(f.name for f in self._features), *self._image_keys(), *AUTOMATIC]
-        path = self.folder / DATA_PATH.format(chunk_index=chunk, file_index=file)
-        with files.atomic_path(path) as temporary, contextlib.ExitStack() as stack:
+        with files.atomic_path(self._next_data()) as temporary, contextlib.ExitStack() as stack:
             writer: pq.ParquetWriter | None = None
             for source in self._waiting:
                 table, row = self._numbered(source, self._committed + len(rows), frames)
@@ -211,7 +204,7 @@ class DatasetWriter:
                 table = table.select(columns)
                 writer = writer or stack.enter_context(table_writer(temporary, table.schema))
                 writer.write_table(table, row_group_size=len(table))
-                rows.append({**row, "data/chunk_index": chunk, "data/file_index": file})
+                rows.append(row)
             stack.close()
         self._write_tasks()
         meta_chunk, meta_file = divmod(self._table, CHUNK)
@@ -225,7 +218,7 @@ class DatasetWriter:
             source.unlink()
         self._waiting, self._waiting_size = [], 0
 
-    def _numbered(self, source: Path, episode: int, first: int) -> tuple[pa.Table, dict[str, Any]]:
+    def _numbered(self, source: Path, episode: int, first: int) -> tuple[ArrowTable, dict[str, Any]]:
         """Return a recorded episode with its global numbers, and its row of the episode table."""
         table = pq.read_table(source, memory_map=True)
         recorded = recorded_row(source, table.schema)
@@ -242,6 +235,8 @@ class DatasetWriter:
             "length": length,
             "dataset_from_index": first,
             "dataset_to_index": first + length,
+            "data/chunk_index": self._file // CHUNK,
+            "data/file_index": self._file % CHUNK,
             "success": recorded["success"],
         }
         stats = dict(recorded["stats"])
@@ -286,6 +281,9 @@ class DatasetWriter:
         }
         files.write_json(self.folder / "meta" / "info.json", value)
 
+    def _next_data(self) -> Path:
+        return self.folder / DATA_PATH.format(chunk_index=self._file // CHUNK, file_index=self._file % CHUNK)
+
     def _image_keys(self) -> list[str]:
         return [IMAGE_PREFIX + camera.role for camera in self.embodiment.cameras]
 
@@ -317,7 +315,7 @@ def _lock(folder: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _storage_errors(folder: Path) -> Iterator[None]:
+def _storage_errors(folder: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
@@ -333,14 +331,14 @@ def _number(path: Path) -> int:
     return int(chunk) * CHUNK + int(file) if chunk.isdecimal() and file.isdecimal() else 0
 
 
-def _episode_rows(rows: list[dict[str, Any]]) -> pa.Table:
-    columns: dict[str, pa.Array] = {}
+def _episode_rows(rows: list[dict[str, Any]]) -> ArrowTable:
+    columns: dict[str, Any] = {}
     for name in rows[0]:
         columns[name] = pa.array([row[name] for row in rows], _row_type(name, rows[0][name]))
     return pa.table(columns)
 
 
-def _row_type(name: str, example: Any) -> pa.DataType:
+def _row_type(name: str, example: Any) -> Any:
     if name == "tasks":
         return pa.list_(pa.string())
     if not name.startswith("stats/"):

@@ -11,6 +11,10 @@ import pyarrow.parquet as pq
 from ideomotor.core.errors import UserError
 from ideomotor.data.dataset import Feature
 
+ArrowTable = Any  # pyarrow ships no types: these names say which of its classes is meant
+ArrowSchema = Any
+ArrowColumn = Any
+
 LARGEST_GROUP = 4 << 30  # [bytes] of a decoded row group; a compressed file may claim more than any machine holds
 DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError)  # what pyarrow raises on damaged files
 
@@ -35,7 +39,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     return file
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(path: Path, columns: Sequence[str] | None = None) -> ArrowTable:
     """Read a whole parquet file, or those of its columns that exist.
 
     Raises:
@@ -57,7 +61,7 @@ def damaged(path: Path, error: Exception) -> UserError:
     )
 
 
-def to_numpy(column: pa.ChunkedArray, feature: Feature, where: str) -> np.ndarray:
+def to_numpy(column: ArrowColumn, feature: Feature, where: str) -> np.ndarray:
     """Return a numeric or string column as an array of the declared dtype, `(frames, *shape)`; shape (1,) becomes `(frames,)`.
 
     Every list flavour that writers in the field use is accepted: fixed-size, variable, large, nested, and the extension
@@ -92,13 +96,13 @@ def to_numpy(column: pa.ChunkedArray, feature: Feature, where: str) -> np.ndarra
     return array if feature.shape == (1,) else array.reshape(frames, *feature.shape)
 
 
-def to_arrow(array: np.ndarray) -> pa.Array:
+def to_arrow(array: np.ndarray) -> ArrowColumn:
     """Undo `to_numpy`: `(frames,)` becomes a plain column, `(frames, n)` a column of fixed-size lists."""
     flat = pa.array(np.ascontiguousarray(array).reshape(-1))
     return flat if array.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, array.shape[1])
 
 
-def image_bytes(column: pa.ChunkedArray) -> list[bytes | None]:
+def image_bytes(column: ArrowColumn) -> list[bytes | None]:
     """Return the encoded images of an `image` column, None where a row has none."""
     structs: Any = column.combine_chunks()
     if isinstance(structs, pa.ChunkedArray):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from jaxtyping import UInt8
 
 from ideomotor.core.errors import UserError
@@ -31,10 +32,10 @@ class Video:
         try:
             self._container = av.open(str(path))
             self._stream = self._container.streams.video[0]
-        except (av.FFmpegError, IndexError) as error:
+        except (FFmpegError, IndexError) as error:
             raise self._damaged(error) from error
         self._frames: Iterator[av.VideoFrame] = iter(())
-        self._next = -1  # number of the frame that the decoder gives next, -1 unknown
+        self._next: int | None = None  # number of the frame that the decoder gives next, None unknown
 
     def tick(self, number: int) -> int:
         """Return the pts of frame `number`, in ticks of the stream."""
@@ -49,11 +50,11 @@ class Video:
             UserError: the video has no frame at that time, or is damaged.
         """
         try:
-            if not 0 <= number - self._next <= NEAR:
+            if self._next is None or not 0 <= number - self._next <= NEAR:
                 self._container.seek(self.tick(number), stream=self._stream)
                 self._frames = self._container.decode(self._stream)
             return self._decode_to(number)
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             raise self._damaged(error) from error
 
     def close(self) -> None:
@@ -62,7 +63,7 @@ class Video:
 
     def _decode_to(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
         half = (self.tick(1) - self.tick(0)) / 2
-        self._next = -1
+        self._next = None
         for frame in self._frames:
             late = (frame.pts or 0) - self.tick(number)
             if abs(late) < half:

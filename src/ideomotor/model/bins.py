@@ -51,10 +51,15 @@ class Bins:
         return coordinate / (0.5 * (self.config.bins - 1)) - 1
 
     def decode(self, features: Float[Tensor, "B K D"]) -> Float[Tensor, "B K"]:
-        """Return the mean of the bins within the window around the most likely one."""
+        """Return the mean of the bins within the window around the most likely one.
+
+        Near an end of the range the window shrinks on both sides, or the mean would be drawn inwards.
+        """
         likelihood = self.logits(features).softmax(dim=-1)
         bins = torch.arange(self.config.bins, device=likelihood.device)
-        near = (bins - likelihood.argmax(dim=-1, keepdim=True)).abs() <= self.config.window
+        mode = likelihood.argmax(dim=-1, keepdim=True)
+        reach = torch.minimum(mode, self.config.bins - 1 - mode).clamp(max=self.config.window)
+        near = (bins - mode).abs() <= reach
         likelihood = likelihood * near
         return self.value((likelihood * bins).sum(dim=-1) / likelihood.sum(dim=-1))
 

@@ -1,6 +1,7 @@
 """What a recipe is: jobs in order, each with a folder of its own, so that a stopped recipe goes on where it was."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ideomotor.collect.config import CollectConfig
 from ideomotor.train.config import TrainConfig
@@ -18,6 +19,8 @@ class RecipeConfig:
     """Episodes and steps as a share of the published run; 0.01 tries the whole chain in a few minutes."""
     processes: int = 0
     """Processes for collection and training; 0: one per core."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: the faster one, measured at the start of each training."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import contextlib
 import errno
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,9 @@ def complete_checkpoints(out: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def new_checkpoint(config: TrainConfig, progress: Progress, optimizer: dict[str, Tensor]) -> Iterator[Path]:
+def new_checkpoint(
+    config: TrainConfig, progress: Progress, optimizer: dict[str, Tensor]
+) -> Generator[Path, None, None]:
     """Yield a folder to put the policy into; then add the training state, give it its name, and drop older ones."""
     out = Path(config.out)
     with atomic_folder(checkpoint_folder(out, progress.step)) as folder:
@@ -134,7 +136,7 @@ def check_data(restored: Restored, mixture: str) -> None:
 
 
 @contextlib.contextmanager
-def room_on_disk(out: Path) -> Iterator[None]:
+def room_on_disk(out: Path) -> Generator[None, None, None]:
     """Turn "no space left" into an error for the user; half-written files are gone by then."""
     try:
         yield

@@ -191,7 +191,7 @@ def _begin(config: TrainConfig, data: Data, network: VLA, group: Group) -> Progr
     if config.precision != "auto":
         return Progress(0, config.steps, config.precision, "as asked for", group.world, data.fingerprint)
     few = Batch.from_arrays(data.some(MEASURED_SAMPLES))
-    choice = choose(lambda: losses(network, few, config.stage)["loss"].backward())
+    choice = choose(lambda: torch.autograd.backward(losses(network, few, config.stage)["loss"]))
     precision = PRECISIONS[int(group.agree(PRECISIONS.index(choice.precision)))]
     return Progress(0, config.steps, precision, choice.reason, group.world, data.fingerprint)
 

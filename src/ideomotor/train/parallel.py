@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -72,7 +72,7 @@ class Group:
 
 
 @contextlib.contextmanager
-def joined(rank: int, world: int, store: Path) -> Iterator[Group]:
+def joined(rank: int, world: int, store: Path) -> Generator[Group, None, None]:
     """Join the group that meets at the file `store`; leave it at the end."""
     torch.set_num_threads(1)
     if world == 1:
@@ -152,7 +152,7 @@ def _ending(code: int) -> str:
 
 
 @contextlib.contextmanager
-def _passing_signals_on(ranks: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+def _passing_signals_on(ranks: list[subprocess.Popen[bytes]]) -> Generator[None, None, None]:
     asked = 0
 
     def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (the interface of signal handlers)

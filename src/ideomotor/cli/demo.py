@@ -1,0 +1,138 @@
+"""`ideomotor demo`: the whole loop in a few minutes, ending with one report."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from ideomotor.collect.config import CollectConfig
+from ideomotor.evaluate.config import EvalConfig
+from ideomotor.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from ideomotor.evaluate.measure import Evaluation
+
+SCENES = 400_000  # first seed of the demo's scenes: neither trained on nor kept for final measurements
+DEMONSTRATIONS = 410_000  # first seed of the fresh demonstrations
+PICTURES = 6  # of the dataset in the report
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Run the shipped policy, collect demonstrations, fine-tune on them, evaluate again on the same scenes, and report."""
+
+    out: Path = Path("build/demo")
+    """Folder for everything that the demo makes; an earlier demo there is replaced."""
+    policy: str = "shipped"
+    """Policy to begin with: shipped, or a policy folder."""
+    episodes: int = 20
+    """Evaluation episodes, half of them of each task."""
+    demonstrations: int = 40
+    """Fresh demonstrations to collect."""
+    minutes: float = 2.0
+    """Duration of the fine-tuning."""
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line, and run the five parts."""
+    demo(tyro.cli(DemoConfig, prog="ideomotor demo", args=arguments))
+
+
+def demo(config: DemoConfig) -> None:
+    """Run the demo."""
+    import shutil
+
+    start = time.monotonic()
+    shutil.rmtree(config.out, ignore_errors=True)
+    minutes = config.minutes + 3
+    print(
+        f"Five steps on the embedded tabletop, about {minutes:.0f} minutes. Tabletop numbers do not predict real robots."
+    )
+    _say("1/5", start, f"the policy '{config.policy}' runs {config.episodes} episodes")
+    before = _evaluate(config, config.policy, "1-before")
+    _say("2/5", start, f"{config.demonstrations} fresh demonstrations are collected and checked")
+    data = _collect(config)
+    _say("3/5", start, f"the policy is fine-tuned on them for {config.minutes:g} minutes")
+    tuned = _fine_tune(config, data)
+    _say("4/5", start, f"the fine-tuned policy runs the same {config.episodes} scenes")
+    after = _evaluate(config, str(tuned), "4-after")
+    _say("5/5", start, "the report is written")
+    report = _report(config, before, after, data)
+    print(f"done in {(time.monotonic() - start) / 60:.1f} minutes")
+    print(report)
+
+
+def _say(part: str, start: float, text: str) -> None:
+    print(f"\n[{part}, {time.monotonic() - start:.0f} s] {text}", flush=True)
+
+
+def _evaluate(config: DemoConfig, policy: str, name: str) -> "Evaluation":
+    from ideomotor.cli.eval import evaluated
+    from ideomotor.evaluate.report import save_evaluation, summary
+
+    tasks = ("pick", "place_on")
+    job = EvalConfig(
+        config.out / name, policy, tasks=",".join(tasks), episodes=config.episodes // len(tasks), seed=SCENES, videos=2
+    )
+    evaluation = evaluated(job)
+    save_evaluation(job.out, evaluation.result, evaluation.clips)
+    print(*summary(evaluation.result), sep="\n", flush=True)
+    return evaluation
+
+
+def _collect(config: DemoConfig) -> Path:
+    from ideomotor.cli.collect import collect
+    from ideomotor.cli.data import View, check, view
+
+    folder = config.out / "2-demonstrations"
+    collect(CollectConfig(str(folder), episodes=config.demonstrations, seed=DEMONSTRATIONS))
+    check(folder)
+    print(f"page: {view(View(folder, config.out / '2-demonstrations.html'))}")
+    return folder
+
+
+def _fine_tune(config: DemoConfig, data: Path) -> Path:
+    from ideomotor.train.loop import train
+
+    return train(
+        TrainConfig(
+            data=str(data),
+            out=str(config.out / "3-fine-tuned"),
+            init=config.policy,
+            max_minutes=config.minutes,
+            steps=100_000,  # as many as the minutes allow
+            batch=64,
+            learning_rate=1e-4,  # small: forty demonstrations should not undo thousands
+            warm_up=20,
+            validation_share=0.1,
+            eval_every=100,
+            word_dropout=0.1,
+        )
+    )
+
+
+def _report(config: DemoConfig, before: "Evaluation", after: "Evaluation", data: Path) -> Path:
+    from ideomotor.data.dataset import open_dataset
+    from ideomotor.evaluate.page import Section, write_report
+    from ideomotor.evaluate.report import comparison_section, curve_section, picture_section, result_sections
+
+    dataset = open_dataset(data)
+    shown = [dataset[i * len(dataset) // PICTURES] for i in range(PICTURES)]
+    frames = [(dict(episode[len(episode) // 2]["images"]), episode.instruction) for episode in shown]
+    sections = [
+        comparison_section(before.result, after.result, ("shipped", "fine-tuned")),
+        curve_section(
+            "Fine-tuning", config.out / "3-fine-tuned" / "curves.png", "losses over the steps of the fine-tuning"
+        ),
+        picture_section(f"The {len(dataset)} fresh demonstrations, some instants", frames),
+    ]
+    for name, evaluation in (("Before", before), ("After", after)):
+        sections += [
+            Section(f"{name}: {section.title}" if section.title else "", section.parts)
+            for section in result_sections(evaluation.result, evaluation.clips)
+        ]
+    path = config.out / "report.html"
+    write_report(path, "Ideomotor demo: a policy before and after fine-tuning", sections)
+    return path
