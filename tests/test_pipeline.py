@@ -256,10 +256,11 @@ def test_a_folder_without_one_of_its_files_does_not_load(tmp_path: Path, name: s
         Pipeline.load(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"{", bytes(range(255, 100, -1))])
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_file_is_named(tmp_path: Path, name: str):
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes):
     build().save(tmp_path)
-    (tmp_path / name).write_text("{")
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=name):
         Pipeline.load(tmp_path)
 

@@ -227,11 +227,9 @@ class Pipeline:
         config = _read_json(folder / "pipeline.json")
         if config.pop("format", None) != FORMAT:
             raise UserError(f"{folder / 'pipeline.json'} is not of format {FORMAT}; write the policy with this version")
-        embodiment = Embodiment.from_text(
-            (folder / "embodiment.json").read_text(encoding="utf-8"), str(folder / "embodiment.json")
-        )
+        embodiment = Embodiment.from_text(_read_text(folder / "embodiment.json"), str(folder / "embodiment.json"))
         statistics = Statistics.from_json(_read_json(folder / "statistics.json"), str(folder / "statistics.json"))
-        text = TextTokenizer((folder / "text.json").read_text(encoding="utf-8"), str(folder / "text.json"))
+        text = TextTokenizer(_read_text(folder / "text.json"), str(folder / "text.json"))
         pipeline = cls(
             jsonable.from_json(PipelineConfig, config, str(folder / "pipeline.json")), embodiment, statistics, text
         )
@@ -287,10 +285,17 @@ def _refuse_not_finite(x: np.ndarray, what: str) -> None:
         raise UserError(f"{what} {where} is {x[where]}, not a finite number; it is not used")
 
 
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not JSON ({error}); take the file from the checkpoint again") from error
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        value: Any = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON ({error}); take the file from the checkpoint again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} should hold a JSON object; take the file from the checkpoint again")

@@ -4,6 +4,7 @@ import io
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -118,7 +119,7 @@ def png(image):
     return buffer.getvalue()
 
 
-def episode_record(episode, length):
+def episode_record(episode, length) -> dict[str, Any]:
     """Action (episode, frame, 0.5), state (frame, -episode)."""
     frames = np.arange(length)
     rows = [np.full(length, episode), frames, np.full(length, 0.5)]

@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import sys
+from collections.abc import Generator
 from itertools import islice
 from pathlib import Path
 
@@ -107,6 +108,7 @@ def children():
 
 def test_closing_the_iterator_ends_its_workers():
     batches = loader_of(workers=2).batches(0)
+    assert isinstance(batches, Generator)
     list(islice(batches, 3))
     assert len(children()) == 2
     batches.close()
@@ -117,6 +119,7 @@ def test_a_killed_worker_is_an_error_that_says_so():
     batches = loader_of(workers=2).batches(0)
     next(batches)
     victim = children()[0].pid
+    assert victim is not None
     os.kill(victim, signal.SIGKILL)
     with pytest.raises(RuntimeError, match=rf"loader worker {victim} died with exit code -9 while making step"):
         list(islice(batches, 10))

@@ -4,6 +4,7 @@ import itertools
 import pickle
 import time
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,7 +112,7 @@ def test_a_query_costs_at_most_two_microseconds_a_sample_wherever_it_lies():
     ],
 )
 def test_resuming_another_mixture_is_refused_and_both_sides_are_named(changed):
-    same = {"names": ["a", "b"], "sizes": [10, 20], "weights": [0.5, 0.5], "seed": 0, "block": 256}
+    same: dict[str, Any] = {"names": ["a", "b"], "sizes": [10, 20], "weights": [0.5, 0.5], "seed": 0, "block": 256}
     state = Mixture(**same).state(position=77)
     assert Mixture(**same).resume(state) == 77
     with pytest.raises(UserError, match="cannot be resumed") as caught:

@@ -11,10 +11,24 @@ from ideomotor.core.errors import UserError
 from ideomotor.data.normalize import Bounds, Normal, gripper_from_sign, gripper_to_sign, normalize, unnormalize
 
 # Statistics of `bridge_orig` in openvla-7b (models.md 1.3), and what its action tokens decode to.
-Q01 = [-0.02872725307941437, -0.04170349963009357, -0.026093858778476715, -0.08092105075716972, -0.09288699507713317]
-Q01 += [-0.20718276381492615, 0.0]
-Q99 = [0.028309678435325586, 0.040855254605412394, 0.040161586627364146, 0.08192047759890528, 0.07792850524187081]
-Q99 += [0.20382574498653397, 1.0]
+Q01 = [
+    -0.02872725307941437,
+    -0.04170349963009357,
+    -0.026093858778476715,
+    -0.08092105075716972,
+    -0.09288699507713317,
+    -0.20718276381492615,
+    0.0,
+]
+Q99 = [
+    0.028309678435325586,
+    0.040855254605412394,
+    0.040161586627364146,
+    0.08192047759890528,
+    0.07792850524187081,
+    0.20382574498653397,
+    1.0,
+]
 
 
 @dataclass(frozen=True)
@@ -100,7 +114,8 @@ def test_unnormalize_undoes_normalize_inside_of_the_bounds(seed, kind):
     rng = np.random.default_rng(seed)
     rows = rng.normal(rng.normal(size=4) * 10, rng.uniform(0.01, 10, 4), (200, 4))
     scale = kind(statistics_of(rows), rng.random(4) < 0.7)
-    inside = rng.uniform(*np.quantile(rows, [0.01, 0.99], axis=0), (5, 4))
+    low, high = np.quantile(rows, [0.01, 0.99], axis=0)
+    inside = rng.uniform(low, high, (5, 4))
     np.testing.assert_allclose(unnormalize(normalize(inside, scale), scale), inside, rtol=1e-6, atol=1e-6)
 
 

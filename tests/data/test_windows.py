@@ -67,7 +67,7 @@ def test_an_index_outside_of_the_source_is_an_error():
     for index in (-1, 2):
         with pytest.raises(IndexError):
             source[index]
-    assert len(list(source)) == 2
+    assert sum(1 for _ in source) == 2
 
 
 def test_the_name_of_a_source_changes_with_all_that_decides_its_windows():

@@ -28,8 +28,8 @@ class PointEnvs:
 
     num_slots: int = 8
     broken: tuple[int, ...] = ()
-    points: dict = field(default_factory=dict)
-    batches: list = field(default_factory=list)
+    points: dict[int, list[float]] = field(default_factory=dict)  # by slot: x, place, steps, whether broken
+    batches: list[list[int]] = field(default_factory=list)  # the slots of each call
 
     def begin(self, slot, request):
         if request.seed in self.broken and request.seed % 2 == 0:
@@ -125,7 +125,9 @@ def rollout(outcome=None, seed=0, condition="plain", task="reach", told="go", st
     return Rollout(attempt, told, told, outcome or Success(), {}, np.zeros((steps, 1)))
 
 
-def facts(touched="red cube", lifted=None, named="red cube", graspable=("red cube", "blue can")):
+def facts(
+    touched: str | None = "red cube", lifted: str | None = None, named="red cube", graspable=("red cube", "blue can")
+):
     return Facts(named, graspable, touched, lifted)
 
 

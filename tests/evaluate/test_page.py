@@ -17,9 +17,9 @@ class Tags(HTMLParser):
         super().__init__()
         self.tags, self.attributes, self.text, self.open = [], [], "", []
 
-    def handle_starttag(self, tag, attributes):
+    def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.attributes += attributes
+        self.attributes += attrs
         if tag not in {"meta", "img", "line", "rect", "circle"}:
             self.open.append(tag)
 

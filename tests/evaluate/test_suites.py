@@ -1,4 +1,5 @@
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,25 @@ from point_world import facts, outcomes, rollout
 
 from ideomotor.core.types import Observation
 from ideomotor.evaluate.rollout import Crash, Failure, Success
-from ideomotor.evaluate.suites import Blank, Blind, InDistribution, InstructionSwap, Paraphrase, count, pair, share
+from ideomotor.evaluate.suites import (
+    Blank,
+    Blind,
+    Case,
+    Cases,
+    InDistribution,
+    InstructionSwap,
+    Paraphrase,
+    count,
+    pair,
+    share,
+)
 
 
 def rollouts(text):
     return [rollout(outcome, seed) for seed, outcome in enumerate(outcomes(text))]
 
 
-def cases(suite, *groups):
+def cases(suite, *groups: Sequence[Case]) -> Cases:
     return {condition.name: group for condition, group in zip(suite.conditions, groups, strict=True)}
 
 

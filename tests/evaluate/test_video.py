@@ -9,7 +9,7 @@ from ideomotor.evaluate.video import GAP, SCALE, encode_mp4, side_by_side
 def test_video_holds_every_frame_enlarged():
     levels = [20, 90, 160, 230]
     frames = [np.full((32, 41, 3), level, np.uint8) for level in levels]  # an odd width: one column is added
-    with av.open(io.BytesIO(encode_mp4(frames, fps=10.0))) as video:
+    with av.open(io.BytesIO(encode_mp4(frames, fps=10.0)), "r") as video:
         stream = video.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
         assert stream.average_rate == 10

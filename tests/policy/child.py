@@ -51,6 +51,8 @@ class EchoPolicy:
                 time.sleep(60)
             case "raise":
                 raise ZeroDivisionError("one by nothing")
+            case _:
+                pass  # any other text is an ordinary task
         self.sequence += 1
         scale = float("nan") if instruction == "nan" else 1.0
         actions = np.stack([observation.state, observation.state + len(instruction)]) * scale

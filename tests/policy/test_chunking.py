@@ -98,5 +98,5 @@ def test_in_force_is_the_newest_chunk_that_has_begun(plan):
         covered = newest is not None and time < plan[newest][0] + plan[newest][1]
         row = queue.at(float(time))
         assert isinstance(row, Row) == covered
-        if covered:
+        if isinstance(row, Row):
             assert row.sequence == newest

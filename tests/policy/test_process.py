@@ -26,11 +26,11 @@ def policy():
 
 
 def test_policy_in_a_child_keeps_the_protocol(policy):
-    assert isinstance(policy, BatchPolicy)
     assert policy.policy_id == "echo"
     assert policy.tasks == ("echo",)
     assert policy.embodiment.name == "point"
     assert policy.embodiment.chunk.executed == 2
+    assert isinstance(policy, BatchPolicy)
 
 
 def test_batch_comes_back_in_order(policy):

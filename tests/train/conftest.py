@@ -92,3 +92,19 @@ def write_dataset(folder: Path, episodes: int, first_seed: int = 0) -> Path:
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve synthetic episodes of twelve frames."""
     return write_dataset(tmp_path_factory.mktemp("data") / "synthetic", episodes=12)
+
+
+@pytest.fixture(scope="session")
+def second_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four other episodes."""
+    return write_dataset(tmp_path_factory.mktemp("data") / "second", episodes=4, first_seed=100)
+
+
+@pytest.fixture(scope="session")
+def embodiment() -> Embodiment:
+    return EMBODIMENT
+
+
+@pytest.fixture(scope="session")
+def episode() -> Episode:
+    return synthetic_episode(0)

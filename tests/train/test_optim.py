@@ -9,7 +9,7 @@ from ideomotor.train.optim import build_optimizer, learning_rate
 def network(seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.LayerNorm(7), nn.Linear(7, 3))
-    named(net, "3.bias").requires_grad_(requires_grad=False)
+    named(net, "3.bias").requires_grad_(False)
     return net
 
 

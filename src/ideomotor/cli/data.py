@@ -69,9 +69,12 @@ def info(command: Info) -> None:
 
 def view(command: View) -> Path:
     """Write the page and return its path."""
+    from ideomotor.core.errors import UsageError
     from ideomotor.data.dataset import open_dataset
     from ideomotor.data.view import write_page
 
+    if command.episodes < 1:
+        raise UsageError(f"--episodes is {command.episodes}; allowed are whole numbers from 1 up")
     dataset = open_dataset(command.folder)
     shown = min(command.episodes, len(dataset))
     path = command.out or Path(f"{command.folder.resolve().name}-view.html")

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 SCENES = 400_000  # first seed of the demo's scenes: neither trained on nor kept for final measurements
 DEMONSTRATIONS = 410_000  # first seed of the fresh demonstrations
 PICTURES = 6  # of the dataset in the report
+PARTS = {
+    "1-before",
+    "2-demonstrations",
+    "2-demonstrations.html",
+    "3-fine-tuned",
+    "4-after",
+    "report.html",
+}  # of a demo's folder
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ def demo(config: DemoConfig) -> None:
     """Run the demo."""
     import shutil
 
+    _check(config)
     start = time.monotonic()
     shutil.rmtree(config.out, ignore_errors=True)
     minutes = config.minutes + 3
@@ -62,6 +71,25 @@ def demo(config: DemoConfig) -> None:
     report = _report(config, before, after, data)
     print(f"done in {(time.monotonic() - start) / 60:.1f} minutes")
     print(report)
+
+
+def _check(config: DemoConfig) -> None:
+    from ideomotor.core.errors import UsageError
+
+    least = {
+        "--episodes": (config.episodes, 2),
+        "--demonstrations": (config.demonstrations, 2),
+        "--minutes": (config.minutes, 0.1),
+    }
+    for name, (value, low) in least.items():
+        if value < low:
+            raise UsageError(f"{name} is {value}; allowed are numbers from {low} up")
+    if config.out.exists() and not config.out.is_dir():
+        raise UsageError(f"--out {config.out} is a file; give a folder, or a name that is free")
+    if config.out.is_dir() and (others := {child.name for child in config.out.iterdir()} - PARTS):
+        raise UsageError(
+            f"--out {config.out} holds something else than a demo ({min(others)}), which would be deleted; give another folder"
+        )
 
 
 def _say(part: str, start: float, text: str) -> None:

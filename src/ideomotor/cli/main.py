@@ -53,6 +53,8 @@ def _guarded(command: str, options: list[str]) -> int:
             raise
         print(f"error: {error.name} is not installed; pip install 'ideomotor[train]' brings it", file=sys.stderr)
         return 1
+    except SystemExit as end:  # of the parser, which has said why: 2 after a fault, 0 after --help
+        return int(end.code or 0)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -1,6 +1,7 @@
 """Record many episodes in parallel processes, encoded there and written in order here."""
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -17,10 +18,11 @@ from ideomotor.collect.corrections import Corrections
 from ideomotor.collect.expert import Expert
 from ideomotor.collect.scenes import Scenes
 from ideomotor.core.errors import UsageError, UserError
+from ideomotor.core.spec import Embodiment, check_same
 from ideomotor.core.types import Episode
 from ideomotor.data.lerobot_writer import DatasetWriter, EncodedEpisode, encode_episode
 from ideomotor.policy.process import ProcessPolicy
-from ideomotor.sim.env import EnvConfig, TabletopEnv
+from ideomotor.sim.env import EnvConfig, TabletopEnv, tabletop_embodiment
 
 Source = Expert | Scenes | Corrections
 
@@ -67,6 +69,7 @@ def _source(config: CollectConfig) -> Source:
 
 
 def _start(config: CollectConfig, env: EnvConfig) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     _Recorder.current = _Recorder(config, env)
 
 
@@ -78,13 +81,15 @@ def record(config: CollectConfig, env: EnvConfig) -> Summary:
     """Record the dataset; an unfinished one is continued. Equal configurations give equal datasets for any number of workers.
 
     Raises:
-        UserError: the folder holds another dataset, or a worker died.
+        UsageError: a number outside of its range.
+        UserError: the folder holds another dataset, the policy cannot be used, or a worker died.
     """
-    if config.episodes < 1:
-        raise UsageError(f"--episodes is {config.episodes}; at least 1 is needed")
+    _check(config)
     workers = config.workers or os.cpu_count() or 1
     folder = Path(config.out)
-    embodiment = TabletopEnv(env).embodiment
+    embodiment = tabletop_embodiment(env.arm, env.renderer)
+    if config.source == "corrections":
+        _check_policy(config, embodiment)
     outcomes: Counter[str] = Counter()
     with DatasetWriter(folder, embodiment) as writer:
         kept = writer.num_episodes
@@ -106,12 +111,31 @@ def record(config: CollectConfig, env: EnvConfig) -> Summary:
 def _in_order(pool: ProcessPoolExecutor, jobs: list[tuple[int, int]], ahead: int) -> Iterator[EncodedEpisode]:
     remaining = iter(jobs)
     waiting: list[Future[EncodedEpisode]] = [pool.submit(_work, *job) for job in islice(remaining, ahead)]
-    while waiting:
-        try:
+    try:
+        while waiting:
             episode = waiting.pop(0).result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a recording process died (killed, or out of memory); all finished episodes are kept. Run the same command again to go on."
-            ) from error
-        waiting += [pool.submit(_work, *job) for job in islice(remaining, 1)]
-        yield episode
+            waiting += [pool.submit(_work, *job) for job in islice(remaining, 1)]
+            yield episode
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a recording process died (killed, or out of memory); all finished episodes are kept. Run the same command again to go on."
+        ) from error
+    finally:  # after an error or Ctrl-C nobody waits for the rest
+        for future in waiting:
+            future.cancel()
+
+
+def _check(config: CollectConfig) -> None:
+    least = {"--episodes": (config.episodes, 1), "--seed": (config.seed, 0), "--workers": (config.workers, 0)}
+    for name, (value, low) in {**least, "--execute": (config.execute, 1)}.items():
+        if value < low:
+            raise UsageError(f"{name} is {value}; allowed are whole numbers from {low} up")
+    for name, share in {"--noisy": config.noisy, "--expert-share": config.expert_share}.items():
+        if not 0 <= share <= 1:
+            raise UsageError(f"{name} is {share}; allowed are shares from 0 to 1")
+
+
+def _check_policy(config: CollectConfig, embodiment: Embodiment) -> None:
+    """Try the policy once before anything is written."""
+    with ProcessPolicy(config.policy) as policy:
+        check_same(policy.embodiment, embodiment, f"policy '{config.policy}'", f"arm '{config.arm}'")

@@ -1,6 +1,6 @@
 """The discrete head: each number is one of some bins over [-1, 1], read from a range of the vocabulary.
 
-Letters: B = batch, K = slots, D = width, V = bins.
+Letters: B = batch, K = slots, D = width, V = bins, T = horizon, A = action width.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ideomotor.model.batch import Batch
 from ideomotor.model.config import DiscreteHead
 
 Read = Callable[[Tensor, int, int], Tensor]  # hidden states, first id, number of ids -> logits
@@ -66,3 +67,28 @@ class Bins:
     def right(self, features: Float[Tensor, "B K D"], values: Float[Tensor, "B K"]) -> Bool[Tensor, "B K"]:
         """Tell for each slot whether the most likely bin is that of the true value: token accuracy."""
         return self.logits(features).argmax(dim=-1) == self.coordinate(values).round().long()
+
+
+class Discrete:
+    """The discrete head of the chunk: each action number is one slot of bins, row-major T A.
+
+    `loss(features, batch)` and `chunk(features)` are what each head offers; `features` are the hidden states of the action slots.
+    """
+
+    def __init__(self, config: DiscreteHead, read: Read, horizon: int) -> None:
+        self.bins = Bins(config, read)
+        self._horizon = horizon
+
+    def loss(self, features: Float[Tensor, "B K D"], batch: Batch) -> Float[Tensor, ""]:
+        """Return the mean loss [nats] over the actions in the batch's mask."""
+        assert batch.actions is not None, "a batch for training has actions"
+        assert batch.actions_mask is not None, "a batch for training has an action mask"
+        return self.bins.loss(features, batch.actions.flatten(1), batch.actions_mask.flatten(1))
+
+    def chunk(self, features: Float[Tensor, "B K D"]) -> Float[Tensor, "B T A"]:
+        """Return the chunk in network coordinates."""
+        return self.bins.decode(features).unflatten(1, (self._horizon, -1))
+
+    def right(self, features: Float[Tensor, "B K D"], values: Float[Tensor, "B K"]) -> Bool[Tensor, "B K"]:
+        """Tell for each slot whether the most likely bin is that of the true value: token accuracy."""
+        return self.bins.right(features, values)

@@ -17,8 +17,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from ideomotor.model.batch import Batch
-from ideomotor.model.bins import Bins, Read
-from ideomotor.model.config import DiscreteHead, Head, NetworkConfig, SlotGroup
+from ideomotor.model.bins import Bins, Discrete, Read
+from ideomotor.model.config import DiscreteHead, NetworkConfig, SlotGroup
 from ideomotor.model.language import Llama
 from ideomotor.model.patches import PatchHeads
 from ideomotor.model.projector import Projector
@@ -76,7 +76,7 @@ class VLA(nn.Module):
         self.language_model = Llama(config.language)
         self.patch_heads = PatchHeads(vision.width, config.classes, [c.role for c in config.cameras])
         read = self.language_model.logits
-        self.head = _build_head(config.head, read)
+        self.head = _build_head(config, read)
         self.answer_heads = {g.name: Bins(_answer_bins(g), read) for g in config.answers}
         self.apply(_initialize)
 
@@ -96,10 +96,8 @@ class VLA(nn.Module):
 
     def losses(self, batch: Batch) -> Losses:
         """Return the losses of a batch with targets."""
-        assert batch.actions is not None, "a batch for training has actions"
-        assert batch.actions_mask is not None, "a batch for training has an action mask"
         states = self(batch)
-        action = self.head.loss(states["action"], batch.actions.flatten(1), batch.actions_mask.flatten(1))
+        action = self.head.loss(states["action"], batch)
         answers = {
             name: head.loss(states[name], batch.answers[name], batch.answers_mask[name])
             for name, head in self.answer_heads.items()
@@ -114,7 +112,7 @@ class VLA(nn.Module):
 
     def decode(self, states: dict[str, Tensor]) -> Float[Tensor, "B T A"]:
         """Return the chunk of the hidden states that `forward` gave."""
-        return self.head.decode(states["action"]).unflatten(1, (self.config.horizon, self.config.action_width))
+        return self.head.chunk(states["action"])
 
     def answer(self, states: dict[str, Tensor], name: str) -> Float[Tensor, "B K"]:
         """Return the values of an answer group in network coordinates."""
@@ -147,13 +145,13 @@ class VLA(nn.Module):
         return torch.where(batch.text_mask[..., None], words, self.text_padding)
 
 
-def _build_head(config: Head, read: Read) -> Bins:
+def _build_head(config: NetworkConfig, read: Read) -> Discrete:
     """Return the module of a head; the next member of the union gets its case here."""
-    match config:
+    match config.head:
         case DiscreteHead():
-            return Bins(config, read)
+            return Discrete(config.head, read, config.horizon)
         case _:
-            assert_never(config)
+            assert_never(config.head)
 
 
 def _answer_bins(group: SlotGroup) -> DiscreteHead:

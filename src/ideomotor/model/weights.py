@@ -24,6 +24,7 @@ def save_network(network: VLA, folder: Path, dtype: torch.dtype = torch.float32)
     state = {name: tensor.detach().to(dtype).contiguous() for name, tensor in sorted(network.state_dict().items())}
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file(state, temporary)
+        temporary.chmod(0o644)  # the library writes files that only their owner can read
     write_json(folder / CONFIG, {"format": FORMAT, **jsonable.to_json(network.config)})
 
 

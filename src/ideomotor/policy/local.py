@@ -14,7 +14,7 @@ from ideomotor.model.batch import Batch
 from ideomotor.model.config import NetworkConfig
 from ideomotor.model.vla import VLA
 from ideomotor.model.weights import WEIGHTS, load_network
-from ideomotor.pipeline import Pipeline, PipelineConfig
+from ideomotor.pipeline import Pipeline
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "shipped"
 
@@ -103,19 +103,21 @@ def load_policy(name: str) -> LocalPolicy:
     folder = policy_folder(name)
     pipeline = Pipeline.load(folder)
     network = load_network(folder)
-    _check_fit(network.config, pipeline.config, folder)
+    _check_fit(network.config, pipeline, folder)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     return LocalPolicy(network, pipeline, digest[:16])
 
 
-def _check_fit(network: NetworkConfig, pipeline: PipelineConfig, folder: Path) -> None:
+def _check_fit(network: NetworkConfig, pipeline: Pipeline, folder: Path) -> None:
+    wanted, ids = pipeline.config, network.language.vocabulary
     pairs = {
-        "cameras": (tuple(camera.role for camera in network.cameras), pipeline.cameras),
-        "image size": (network.vision.image_size, pipeline.image_size),
-        "text length": (network.text_length, pipeline.text_length),
-        "state width": (network.state_width, pipeline.state_width),
-        "action width": (network.action_width, pipeline.action_width),
-        "chunk": (network.horizon, pipeline.chunk.predicted),
+        "cameras": (tuple(camera.role for camera in network.cameras), wanted.cameras),
+        "image size": (network.vision.image_size, wanted.image_size),
+        "text length": (network.text_length, wanted.text_length),
+        "text ids": (ids, max(ids, pipeline.text.vocabulary)),
+        "state width": (network.state_width, wanted.state_width),
+        "action width": (network.action_width, wanted.action_width),
+        "chunk": (network.horizon, wanted.chunk.predicted),
     }
     wrong = [f"{name}: the network has {a}, the pipeline {b}" for name, (a, b) in pairs.items() if a != b]
     if wrong:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ideomotor.core import jsonable
-from ideomotor.core.errors import UsageError
+from ideomotor.core.errors import UsageError, UserError
 from ideomotor.core.files import atomic_folder, write_json
 from ideomotor.model.batch import Batch
 from ideomotor.model.vla import VLA
@@ -71,19 +71,20 @@ def run(config: TrainConfig, group: Group, stop: StopRequest) -> bool:
     data = load_data(config, start)  # 1 data
     network = build_network(config, data, start)  # 2 network
     progress = restored.progress if restored else _begin(config, data, network, group)
-    learner = build_learner(config, data, network, group, progress.precision)
-    optimizer = build_optimizer(network, config)  # 3 optimizer
-    if restored is not None:  # 4 exact resume
-        check_data(restored, data.fingerprint)
-        optimizer.load(restored.optimizer)
-    progress = _loop(_Job(config, group, stop, data, learner, optimizer, began), progress)  # 5 loop
-    if progress.step < progress.steps:
-        return False
-    if group.leads:
-        with room_on_disk(Path(config.out)), atomic_folder(Path(config.out) / "final") as folder:
-            learner.save(folder, data.pipeline, progress.step)  # 6 final weights
-        shutil.rmtree(Path(config.out) / "features", ignore_errors=True)
-    group.wait()
+    with room_on_disk(Path(config.out)):
+        learner = build_learner(config, data, network, group, progress.precision)
+        optimizer = build_optimizer(network, config)  # 3 optimizer
+        if restored is not None:  # 4 exact resume
+            check_data(restored, data.fingerprint)
+            optimizer.load(restored.optimizer)
+        progress = _loop(_Job(config, group, stop, data, learner, optimizer, began), progress)  # 5 loop
+        if progress.step < progress.steps:
+            return False
+        if group.leads:
+            with atomic_folder(Path(config.out) / "final") as folder:
+                learner.save(folder, data.pipeline, progress.step)  # 6 final weights
+            shutil.rmtree(Path(config.out) / "features", ignore_errors=True)
+        group.wait()
     return True
 
 
@@ -101,7 +102,11 @@ class _Job:
 
 
 def train_step(job: _Job, arrays: dict[str, np.ndarray], progress: Progress) -> dict[str, float]:
-    """Move the weights by one batch; return the losses, averaged over the ranks, and the gradient's norm."""
+    """Move the weights by one batch; return the losses, averaged over the ranks, and the gradient's norm.
+
+    Raises:
+        UserError: the gradient is not finite.
+    """
     rate = learning_rate(job.config, progress.step, progress.steps)
     torch.manual_seed(_seed(job.config.seed, progress.step, job.group.rank))  # dropout depends on these alone
     job.optimizer.clear()
@@ -111,7 +116,14 @@ def train_step(job: _Job, arrays: dict[str, np.ndarray], progress: Progress) -> 
     found["loss"].backward()
     values = {name: float(loss.detach()) for name, loss in found.items()} | {"asked": float(job.stop.received)}
     means = job.optimizer.average(values, job.group)
-    return {**means, "gradient": job.optimizer.step(rate), "learning_rate": rate}
+    try:
+        norm = job.optimizer.step(rate)
+    except FloatingPointError as error:
+        raise UserError(
+            f"step {progress.step + 1}: {error}; the weights are as they were. Lower --learning-rate ({rate:.2g} here) or"
+            " take --precision fp32, with a new --out; `ideomotor data check` finds values that are not finite"
+        ) from error
+    return {**means, "gradient": norm, "learning_rate": rate}
 
 
 def _loop(job: _Job, progress: Progress) -> Progress:
@@ -198,7 +210,7 @@ def _begin(config: TrainConfig, data: Data, network: VLA, group: Group) -> Progr
 
 def _save(job: _Job, progress: Progress, report: Report) -> None:
     if job.group.leads:
-        with room_on_disk(Path(job.config.out)), new_checkpoint(job.config, progress, job.optimizer.state()) as folder:
+        with new_checkpoint(job.config, progress, job.optimizer.state()) as folder:
             job.learner.save(folder, job.data.pipeline, progress.step)
     report.saved(progress.step)
 

@@ -96,7 +96,7 @@ class Report:
 
 
 def _forget_after(log: Path, step: int) -> None:
-    """Remove the lines of steps that a continued run does again, and a half-written last line."""
+    """Remove the lines of steps that will be done again (all of them at the beginning), and a half-written last line."""
     if log.exists():
-        kept = [line for line in read_lines(log) if line.get("step", 0) <= step]
+        kept = [line for line in read_lines(log) if step and line.get("step", 0) <= step]
         write_bytes(log, "".join(json.dumps(line) + "\n" for line in kept).encode())
