@@ -70,7 +70,7 @@ def test_a_run_with_a_time_limit_fits_its_steps_and_ends_at_the_final_rate(datas
 
 def test_a_gradient_that_explodes_stops_the_run_with_a_remedy(dataset: Path, tmp_path: Path) -> None:
     settings = replace(
-        config(dataset), out=str(tmp_path / "run"), steps=50, learning_rate=1e38, warm_up=0, validation_share=0.0
+        config(dataset), out=str(tmp_path / "run"), steps=50, learning_rate=1e30, warm_up=0, validation_share=0.0
     )
     with pytest.raises(UserError, match=r"step \d+: the gradient is not finite.*--learning-rate"):
         run(settings, Group(), StopRequest())
