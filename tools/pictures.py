@@ -61,7 +61,7 @@ if __name__ == "__main__":
     frames: list[Image.Image] = []
     for number, seed in enumerate(SEEDS):
         frames += episode(world, shipped, seed, ("place_on", "pick")[number % 2])
-    frames = [frame.quantize(64) for frame in frames]
+    frames = [frame.quantize(200, dither=Image.Dither.NONE) for frame in frames]
     frames[0].save(
         out / "policy.gif", save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0, optimize=True
     )

@@ -120,8 +120,3 @@ def side_camera_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     front, wrist = embodiment.cameras
     cameras = (replace(front, role="side"), wrist)
     return write_policy(tmp_path_factory.mktemp("policy") / "side", replace(embodiment, cameras=cameras))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """All files below a folder; to show that a refused command leaves everything as it was."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

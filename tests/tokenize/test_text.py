@@ -11,7 +11,7 @@ from ideomotor.core.errors import UserError
 from ideomotor.model.presets import TEXT_IDS, small
 from ideomotor.sim.objects import COLOURS, SHAPES
 from ideomotor.tokenize.prompt import Bare, OpenVLA, prompt_text
-from ideomotor.tokenize.text import TextTokenizer, drop_words
+from ideomotor.tokenize.text import TextTokenizer, drop_words, foreign_words
 
 
 def sentences():
@@ -116,3 +116,33 @@ def test_padding_never_becomes_a_word():
     kept = drop_words(mask, 0.5, seed=0, numbers=np.arange(10))
     assert not (kept & ~mask).any()
     np.testing.assert_array_equal(drop_words(mask, 0.0, seed=0, numbers=np.arange(10)), mask)
+
+
+def test_a_foreign_word_takes_the_place_of_one_token():
+    text = np.tile(np.arange(100, 108, dtype=np.int64), (200, 1))
+    text[:, 5:] = 0
+    mask = np.zeros((200, 8), bool)
+    mask[:, :5] = True
+    changed, kept = foreign_words(text, mask, 1.0, 50, 0, np.arange(200))
+    lengths = set()
+    for row in range(200):
+        ids = changed[row][kept[row]].tolist()
+        old = [i for i in ids if i >= 100]
+        lengths.add(len(ids))
+        assert len(old) == 4, "one of the five words is gone"
+        assert old == sorted(old), "the others stand in their order"
+        assert all(0 <= i < 50 for i in ids if i < 100), "the pieces come from the vocabulary"
+    assert lengths == {5, 6, 7}, "one to three pieces"
+
+
+def test_foreign_words_leave_the_asked_share_of_rows_and_do_not_depend_on_the_batch():
+    text = np.tile(np.arange(100, 116, dtype=np.int64), (2000, 1))
+    mask = np.zeros((2000, 16), bool)
+    mask[:, :6] = True
+    numbers = np.arange(2000)
+    changed, _ = foreign_words(text, mask, 0.3, 50, 7, numbers)
+    assert abs((changed != text).any(axis=1).mean() - 0.3) < 0.05
+    alone, _ = foreign_words(text[40:41], mask[40:41], 0.3, 50, 7, numbers[40:41])
+    assert (alone[0] == changed[40]).all()
+    untouched, _ = foreign_words(text, mask, 0.0, 50, 7, numbers)
+    assert (untouched == text).all()

@@ -40,7 +40,9 @@ def test_the_error_in_metres_is_that_of_the_chunks_computed_one_by_one(dataset: 
             np.abs(data.pipeline.decode(learner.network.chunk(batch).numpy())[0, :, 0] - window.actions[:, 0])
         )
         with torch.no_grad():
-            bins = learner.network.head.logits(learner.network(batch)["action"]).argmax(-1)[0].numpy()
+            hidden = learner.network(batch)["action"]
+            head = learner.network.config.head
+            bins = learner.network.language_model.logits(hidden, head.first_id, head.bins).argmax(-1)[0].numpy()
         wanted = np.round((arrays["actions"].reshape(-1) + 1) / 2 * 255)  # bin v stands for -1 + 2 v / 255
         mask = arrays["actions_mask"].reshape(-1)
         hits, tokens = hits + int((bins == wanted)[mask].sum()), tokens + int(mask.sum())

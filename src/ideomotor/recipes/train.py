@@ -61,11 +61,22 @@ def small_tabletop(run: RecipeConfig) -> Recipe:
                 stage,
                 data=f"{demonstrations},{corrections}",
                 weights="0.5,0.5",
-                out=folder("policy"),
+                out=folder("3-correct"),
                 init=folder("2-act/final"),
                 stage=FrozenTower(),
                 steps=amount(2600),
                 learning_rate=1e-3,
+            ),
+            replace(
+                stage,
+                data=f"{demonstrations},{corrections}",
+                weights="0.5,0.5",
+                out=folder("policy"),
+                init=folder("3-correct/final"),
+                stage=FrozenTower(),
+                steps=amount(1000),
+                learning_rate=4e-4,
+                word_noise=0.3,
             ),
         )
     )

@@ -76,3 +76,29 @@ def drop_words(
         if random[0] < 0.5:
             kept[row] &= random[1:] >= share
     return kept
+
+
+def foreign_words(
+    text: Int64[np.ndarray, "B L"],
+    mask: Bool[np.ndarray, "B L"],
+    share: float,
+    vocabulary: int,
+    seed: int,
+    numbers: Int64[np.ndarray, " B"],
+) -> tuple[Int64[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
+    """Replace one token by up to three random ones in a share of the rows; keyed by the global sample numbers.
+
+    A verb that training never used falls into several pieces of the vocabulary: this is what it looks like to the network. Rows without
+    room stay as they are.
+    """
+    text, mask = text.copy(), mask.copy()
+    for row, number in enumerate(numbers.tolist()):
+        random = np.random.Generator(np.random.Philox(key=[seed, 0xF0], counter=[0, 0, 0, number]))
+        length, pieces = int(mask[row].sum()), int(random.integers(1, 4))
+        if random.random() >= share or length == 0 or length - 1 + pieces > text.shape[1]:
+            continue
+        place = int(random.integers(length))
+        ids = [*text[row, :place], *random.integers(vocabulary, size=pieces), *text[row, place + 1 : length]]
+        text[row, : len(ids)] = ids
+        mask[row, : len(ids)] = True
+    return text, mask

@@ -65,6 +65,9 @@ class TrainConfig:
     processes: int = 0  # ranks that share a batch, one thread each; 0: one per core, at most 2
     workers: int = 0  # loader processes per rank; 0: the rank loads its own batches
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: the faster one, measured at the start
+    word_noise: float = (
+        0.0  # share of the samples in which one word is replaced by pieces of a word that does not exist
+    )
     word_dropout: float = 0.0  # share of the instruction's words left out in training
     brightness: float = 0.15  # largest random shift, as a share of the full range (not with stored features)
     contrast: float = 0.2  # largest random change of the slope around mid-grey (not with stored features)

@@ -168,7 +168,7 @@ class _Clock:
         seconds_a_step = (now - self._half_way) / (CALIBRATION - CALIBRATION // 2)
         left = MARGIN * (60.0 * job.config.max_minutes - (now - self._began) - self._evaluation)
         fitting = CALIBRATION + int(left / (seconds_a_step + self._evaluation / job.config.eval_every))
-        steps = int(job.group.agree(max(CALIBRATION + 1, min(job.config.steps, fitting))))
+        steps = int(job.group.agree(float(max(CALIBRATION + 1, min(job.config.steps, fitting)))))
         report.say(f"{1e3 * seconds_a_step:.0f} ms a step: {steps} steps fit into {job.config.max_minutes:g} minutes")
         report.steps_changed(steps)
         return replace(progress, steps=steps)
@@ -204,7 +204,7 @@ def _begin(config: TrainConfig, data: Data, network: VLA, group: Group) -> Progr
         return Progress(0, config.steps, config.precision, "as asked for", group.world, data.fingerprint)
     few = Batch.from_arrays(data.some(MEASURED_SAMPLES))
     choice = choose(lambda: torch.autograd.backward(losses(network, few, config.stage)["loss"]))
-    precision = PRECISIONS[int(group.agree(PRECISIONS.index(choice.precision)))]
+    precision = PRECISIONS[int(group.agree(float(PRECISIONS.index(choice.precision))))]
     return Progress(0, config.steps, precision, choice.reason, group.world, data.fingerprint)
 
 

@@ -13,7 +13,7 @@ from ideomotor.model.batch import Batch
 from ideomotor.model.vla import VLA
 from ideomotor.model.weights import load_network, save_network
 from ideomotor.pipeline import Pipeline
-from ideomotor.tokenize.text import drop_words
+from ideomotor.tokenize.text import drop_words, foreign_words
 from ideomotor.train.batches import Data
 from ideomotor.train.config import Everything, FrozenTower, Stage, TrainConfig, Vision
 from ideomotor.train.features import FeatureStore, compute_features, weights_hash
@@ -76,8 +76,9 @@ def losses(network: VLA, batch: Batch, stage: Stage) -> dict[str, Tensor]:
 class Learner:
     """A network and what it learns in one stage."""
 
-    def __init__(self, network: VLA, config: TrainConfig, features: FeatureStore | None) -> None:
+    def __init__(self, network: VLA, config: TrainConfig, text_ids: int, features: FeatureStore | None) -> None:
         self.network = network
+        self._text_ids = text_ids
         self.stage = config.stage
         self._config = config
         self._features = features
@@ -91,11 +92,17 @@ class Learner:
 
     def losses(self, arrays: Mapping[str, np.ndarray], first_number: int) -> dict[str, Tensor]:
         """Return the losses of a training batch by name; its samples have the global numbers from `first_number` on."""
-        share, mask = self._config.word_dropout, arrays["text_mask"]
-        if share:
-            numbers = np.arange(first_number, first_number + len(mask))
-            arrays = {**arrays, "text_mask": drop_words(mask, share, self._config.seed, numbers)}
+        arrays = self._disturbed(arrays, np.arange(first_number, first_number + len(arrays["text"])))
         return losses(self.network, self.batch(arrays), self.stage)
+
+    def _disturbed(self, arrays: Mapping[str, np.ndarray], numbers: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Return the arrays with words made foreign and left out, as configured."""
+        config, text, mask = self._config, arrays["text"], arrays["text_mask"]
+        if config.word_noise:
+            text, mask = foreign_words(text, mask, config.word_noise, self._text_ids, config.seed, numbers)
+        if config.word_dropout:
+            mask = drop_words(mask, config.word_dropout, config.seed, numbers)
+        return {**arrays, "text": text, "text_mask": mask}
 
     def batch(self, arrays: Mapping[str, np.ndarray]) -> Batch:
         """Return the network's input, with stored features in the place of images where there are any."""
@@ -115,7 +122,7 @@ class Learner:
 def build_learner(config: TrainConfig, data: Data, network: VLA, group: Group, precision: Precision) -> Learner:
     """Return the network with all that its stage needs: a tower that rests is applied to every frame once."""
     if not isinstance(config.stage, FrozenTower):
-        return Learner(network, config, None)
+        return Learner(network, config, data.pipeline.text.vocabulary, None)
     tower_hash = weights_hash(network.vision_backbone)
     network.eval()
 
@@ -135,4 +142,4 @@ def build_learner(config: TrainConfig, data: Data, network: VLA, group: Group, p
     ]
     network.train()
     sources = [*(split.train for split in data.splits), *(split.held_out for split in data.splits)]
-    return Learner(network, config, FeatureStore([*stored, *stored], sources))
+    return Learner(network, config, data.pipeline.text.vocabulary, FeatureStore([*stored, *stored], sources))
