@@ -46,8 +46,8 @@ def main() -> int:
             eval_every=max(1, options.steps // 3),
         )
         final = train(config)
-        learner = Learner(load_network(final), config, None)
         data = load_data(config, final)
+        learner = Learner(load_network(final), config, data.pipeline.text.vocabulary, None)
     held_out = evaluate(learner, data, Group(), "fp32")
     learned = evaluate(learner, _training_windows(data), Group(), "fp32")
     _print_table(data, held_out["errors"])

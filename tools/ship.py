@@ -18,8 +18,8 @@ if __name__ == "__main__":
     with atomic_folder(SHIPPED) as folder:
         save_network(policy.network, Path(folder), torch.bfloat16)
         policy.pipeline.save(Path(folder))
-    size = sum(path.stat().st_size for path in SHIPPED.iterdir()) / 1e6
-    assert size <= LIMIT_MB, f"{size:.1f} MB"
+        size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+        assert size <= LIMIT_MB, f"{size:.1f} MB"
     print(
         f"{SHIPPED}: {size:.1f} MB, policy {load_policy('shipped').policy_id}, weights {(SHIPPED / WEIGHTS).stat().st_size} bytes"
     )

@@ -1,4 +1,4 @@
-"""Vision-language-action models the whole way, from demonstrations to a supervised robot."""
+"""Vision-language-action models the whole way, from demonstrations to a measured policy."""
 
 from typing import TYPE_CHECKING, Any
 

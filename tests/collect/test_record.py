@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +113,12 @@ def test_an_interrupt_leaves_a_closed_dataset_without_tracebacks(tmp_path: Path)
     assert not (tmp_path / "data" / "recording").exists()  # joined and closed
     assert check_dataset(tmp_path / "data") == []
     assert 1 <= len(open_dataset(tmp_path / "data")) < 500
+
+
+def test_a_recording_is_not_continued_in_another_way(tmp_path: Path):
+    first = CollectConfig(str(tmp_path / "data"), tasks="pick", episodes=1, seed=3, workers=1, noisy=0.0)
+    env = EnvConfig(PANDA, (PICK,))
+    record(first, env)
+    with pytest.raises(UserError, match=r"--seed was 3 and is 4"):
+        record(replace(first, seed=4, episodes=2), env)
+    assert len(open_dataset(tmp_path / "data")) == 1

@@ -135,7 +135,7 @@ def test_a_run_folder_stands_for_the_policy_that_it_ended_with(folder: Path, tmp
 
 
 def test_a_folder_that_is_not_there_or_empty_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match=r"nowhere is no folder; --policy takes 'shipped' or the folder"):
+    with pytest.raises(UserError, match=r"nowhere is no folder; a policy is 'shipped', or the folder"):
         load_policy(str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty has no model\.safetensors, nor has its folder `final`"):

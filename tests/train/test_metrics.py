@@ -28,7 +28,7 @@ def config(dataset: Path) -> TrainConfig:
 
 def test_the_error_in_metres_is_that_of_the_chunks_computed_one_by_one(dataset: Path) -> None:
     data = load_data(config(dataset), None)
-    learner = Learner(build_network(config(dataset), data, None), config(dataset), None)
+    learner = Learner(build_network(config(dataset), data, None), config(dataset), data.pipeline.text.vocabulary, None)
     found = evaluate(learner, data, Group(), "fp32")
     errors, hits, tokens = [], 0, 0
     learner.network.eval()

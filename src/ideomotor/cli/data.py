@@ -26,7 +26,7 @@ class View:
     folder: Positional[Path]
     """Folder of the dataset."""
     out: Path | None = None
-    """The page; default: view.html beside the folder's name, in the current folder."""
+    """The page; default: NAME-view.html in the current folder, NAME being that of the dataset's folder."""
     episodes: int = 8
     """How many episodes to show, evenly spaced."""
 

@@ -14,7 +14,7 @@ from ideomotor.train.config import TrainConfig
 if TYPE_CHECKING:
     from ideomotor.evaluate.measure import Evaluation
 
-SCENES = 400_000  # first seed of the demo's scenes: neither trained on nor kept for final measurements
+SCENES = 400_000  # first seed of the demo's scenes: apart from those of the recipe and from those kept for final measurements
 DEMONSTRATIONS = 410_000  # first seed of the fresh demonstrations
 PICTURES = 6  # of the dataset in the report
 PARTS = {
@@ -150,7 +150,7 @@ def _report(config: DemoConfig, before: "Evaluation", after: "Evaluation", data:
     shown = [dataset[i * len(dataset) // PICTURES] for i in range(PICTURES)]
     frames = [(dict(episode[len(episode) // 2]["images"]), episode.instruction) for episode in shown]
     sections = [
-        comparison_section(before.result, after.result, ("shipped", "fine-tuned")),
+        comparison_section(before.result, after.result, (Path(config.policy).name, "fine-tuned")),
         curve_section(
             "Fine-tuning", config.out / "3-fine-tuned" / "curves.png", "losses over the steps of the fine-tuning"
         ),

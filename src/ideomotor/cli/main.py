@@ -66,5 +66,5 @@ def usage() -> str:
     lines = [f"  {name:<9} {text}" for name, text in COMMANDS.items()]
     return "\n".join(
         ["usage: ideomotor COMMAND [options]", "", "Vision-language-action models the whole way.", "", *lines]
-        + ["", "`ideomotor COMMAND --help` shows the options of a command."]
+        + ["", "`ideomotor COMMAND --help` shows the options of a command, `ideomotor --version` the version."]
     )

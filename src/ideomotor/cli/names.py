@@ -1,6 +1,6 @@
-"""The names a user may give on the command line. One line here makes an arm, a task or a suite known.
+"""The names a user may give on the command line. One line here makes an arm or a task known.
 
-The tables hold import paths as functions, so that asking for help imports none of them.
+The tables are functions that import when called, so that asking for help imports none of what they name.
 """
 
 from typing import TYPE_CHECKING

@@ -36,6 +36,7 @@ def run_recipe(recipe: Recipe) -> None:
     """Run the jobs in order. Finished ones are recognised in their folders and pass at once."""
     from ideomotor.cli.collect import collect
     from ideomotor.train.loop import train_or_continue
+    from ideomotor.train.parallel import InterruptedRunError
 
     start = time.monotonic()
     for number, job in enumerate(recipe.jobs, 1):
@@ -45,4 +46,9 @@ def run_recipe(recipe: Recipe) -> None:
             case CollectConfig():
                 collect(job)
             case TrainConfig():
-                print(f"policy: {train_or_continue(job)}", flush=True)
+                try:
+                    print(f"policy: {train_or_continue(job)}", flush=True)
+                except InterruptedRunError as stop:
+                    raise InterruptedRunError(
+                        "stopped as asked; everything is saved. Give the same command again to go on"
+                    ) from stop

@@ -24,7 +24,7 @@ class CollectConfig:
     workers: int = 0
     """Processes; 0 = one per core."""
     policy: str = "shipped"
-    """Policy that drives in `corrections`: shipped, or a checkpoint folder."""
+    """Policy that drives in `corrections`: shipped, or the folder of a policy or of a finished training run."""
     noisy: float = 0.7
     """Share of expert episodes with bursts of noise in the executed actions (the labels stay free of noise)."""
     expert_share: float = 0.3

@@ -1,12 +1,12 @@
 """Record many episodes in parallel processes, encoded there and written in order here."""
 
-import os
+import json
 import signal
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,7 +17,10 @@ from ideomotor.collect.config import CollectConfig
 from ideomotor.collect.corrections import Corrections
 from ideomotor.collect.expert import Expert
 from ideomotor.collect.scenes import Scenes
+from ideomotor.core import jsonable
+from ideomotor.core.cores import usable_cores
 from ideomotor.core.errors import UsageError, UserError
+from ideomotor.core.files import write_json
 from ideomotor.core.spec import Embodiment, check_same
 from ideomotor.core.types import Episode
 from ideomotor.data.lerobot_writer import DatasetWriter, EncodedEpisode, encode_episode
@@ -85,7 +88,7 @@ def record(config: CollectConfig, env: EnvConfig) -> Summary:
         UserError: the folder holds another dataset, the policy cannot be used, or a worker died.
     """
     _check(config)
-    workers = config.workers or os.cpu_count() or 1
+    workers = config.workers or usable_cores()
     folder = Path(config.out)
     embodiment = tabletop_embodiment(env.arm, env.renderer)
     if config.source == "corrections":
@@ -93,6 +96,7 @@ def record(config: CollectConfig, env: EnvConfig) -> Summary:
     outcomes: Counter[str] = Counter()
     with DatasetWriter(folder, embodiment) as writer:
         kept = writer.num_episodes
+        _check_continues(config, folder, kept)
         jobs = [(index, config.seed + index) for index in range(kept, config.episodes)]
         progress = tqdm(total=config.episodes, initial=kept, desc=f"collect {config.source}", unit="ep", smoothing=0.05)
         with (
@@ -106,6 +110,29 @@ def record(config: CollectConfig, env: EnvConfig) -> Summary:
                 if outcomes["success"] + outcomes["failure"]:
                     progress.set_postfix(success=f"{outcomes['success'] / outcomes.total():.1%}")
     return Summary(folder, dict(outcomes), kept)
+
+
+def _check_continues(config: CollectConfig, folder: Path, kept: int) -> None:
+    """Note how the recording is made, or compare with what an earlier call noted.
+
+    Raises:
+        UserError: the folder holds a recording that was made in another way.
+    """
+    path = folder / "meta" / "collect.json"
+    free = {"out": "", "workers": 0, "episodes": 1}  # these may differ between the calls
+    ours = jsonable.to_json(replace(config, **free))
+    if kept and path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [
+            f"--{name} was {before.get(name)!r} and is {ours[name]!r}"
+            for name in ours
+            if before.get(name) != ours[name]
+        ]
+        if changed:
+            raise UserError(
+                f"{folder} holds {kept} episodes that were recorded otherwise ({'; '.join(changed)}); go on as before, or give another --out"
+            )
+    write_json(path, ours)
 
 
 def _in_order(pool: ProcessPoolExecutor, jobs: list[tuple[int, int]], ahead: int) -> Iterator[EncodedEpisode]:

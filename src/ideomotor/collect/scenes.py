@@ -21,5 +21,7 @@ class Scenes:
         steps: list[Step] = []
         for _ in range(STATES):
             env.randomize_state(random)
-            steps.append(Step(env.observation(), idle, env.labels()))
+            labels = env.labels()
+            labels["label.location_valid"] = np.zeros_like(labels["label.location_valid"])  # nothing is named here
+            steps.append(Step(env.observation(), idle, labels))
         return Episode(env.embodiment, "", steps, "unknown")

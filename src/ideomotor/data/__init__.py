@@ -1,1 +1,1 @@
-"""data."""
+"""Datasets: formats, statistics, windows, the mixture and the loader. numpy, pyarrow and PyAV; no deep learning."""

@@ -15,7 +15,6 @@ from ideomotor.data.dataset import Feature
 
 VERSION = "v3.0"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 TASKS_PATH = "meta/tasks.parquet"
 AUTOMATIC = ("timestamp", "frame_index", "episode_index", "index", "task_index")  # columns that lerobot adds itself

@@ -46,7 +46,6 @@ __all__ = ["DatasetWriter", "EncodedEpisode", "encode_episode"]
 FILE_SIZE = 100 << 20  # [bytes] of a large file, lerobot's default
 CHUNK = 1000  # files in one folder
 SAMPLED_IMAGES = 1000  # per camera, evenly spaced, for meta/stats.json
-_STATISTICS = ("min", "max", "mean", "std", "q01", "q10", "q50", "q90", "q99")
 _PANDAS = {
     "index_columns": ["task"],
     "column_indexes": [],

@@ -14,7 +14,7 @@ class EvalConfig:
     out: Path
     """Folder for result.json and report.html."""
     policy: str = "shipped"
-    """'shipped', a policy folder, or a control arm: 'expert' (scripted, sees the state) or 'random'."""
+    """'shipped', the folder of a policy or of a finished run, or a control arm: 'expert' (scripted, sees the state) or 'random'."""
     suite: str = "in-distribution"
     """in-distribution, paraphrase, instruction-swap, blind (black images) or blank (empty instruction)."""
     arm: str = "panda"
@@ -23,9 +23,10 @@ class EvalConfig:
     """Task names, separated by commas; empty: those that the policy was trained on."""
     episodes: int = 50
     """Episodes per task."""
-    seed: int = 0
-    """First scene; episode i has the scene seed + i. A control arm is measured on the same scenes."""
+    seed: int = 500_000
+    """First scene; episode i has the scene seed + i, as in `ideomotor collect`: choose seeds that were not trained on.
+    From 900000 up they are for final measurements only."""
     workers: int = 0
-    """Processes that simulate; 0: one per core. The result does not depend on it."""
+    """Processes that simulate; 0: one per core, at most 8. The result does not depend on it."""
     videos: int = 3
     """Videos of successes and of failures in the report, per task."""

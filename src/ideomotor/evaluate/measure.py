@@ -1,6 +1,5 @@
-"""The job of `ideomotor eval`: run a suite, count, film, and write `result.json` and `report.html`."""
+"""The job of `ideomotor eval`: run a suite, count and film. `report.save_evaluation` writes the result."""
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ideomotor.core.cores import usable_cores
 from ideomotor.core.errors import UsageError
 from ideomotor.core.spec import Embodiment, check_same
 from ideomotor.core.types import BatchPolicy, Policy
@@ -40,7 +40,7 @@ def evaluate(config: EvalConfig, policy: Policy | Expert, env: EnvConfig, suite:
     """
     start = time.monotonic()
     _check(config)
-    workers = config.workers or min(len(os.sched_getaffinity(0)), SLOTS)
+    workers = config.workers or min(usable_cores(), SLOTS)
     attempts = plan(config, env, suite)  # 1 what to run
     with VectorEnv(env, workers, -(-SLOTS // workers)) as envs:
         if not isinstance(policy, Expert):

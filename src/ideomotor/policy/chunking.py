@@ -9,7 +9,7 @@ chunk 2           b b b b b b          t0 = 2
 in force      a a b b b b b b _ _      _ = underrun
 ```
 
-Source: the chunk contract in `docs/words.md`: keyed by time, never by arrival; no last action is ever repeated.
+Rows are keyed by time, never by arrival, and no last action is ever repeated.
 """
 
 import math

@@ -84,7 +84,7 @@ def policy_folder(name: str) -> Path:
     folder = Path(name)
     if not folder.is_dir():
         raise UserError(
-            f"{folder} is no folder; --policy takes 'shipped' or the folder of a policy or of a finished training run"
+            f"{folder} is no folder; a policy is 'shipped', or the folder of a policy or of a finished training run"
         )
     for candidate in (folder, folder / "final", folder / "policy" / "final"):
         if (candidate / WEIGHTS).is_file():

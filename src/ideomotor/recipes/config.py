@@ -18,7 +18,7 @@ class RecipeConfig:
     size: float = 1.0
     """Episodes and steps as a share of the published run; 0.01 tries the whole chain in a few minutes."""
     processes: int = 0
-    """Processes for collection and training; 0: one per core."""
+    """Processes for collection and training; 0: one per core, at most 2 for training."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: the faster one, measured at the start of each training."""
 

@@ -6,7 +6,7 @@ from ideomotor.collect.config import CollectConfig
 from ideomotor.recipes.config import Recipe, RecipeConfig
 from ideomotor.train.config import FrozenTower, TrainConfig, Vision
 
-# Seeds of the collections lie apart, so that no two of them share a scene; seeds from 900000 up are for final measurements.
+# Seeds of the collections lie apart; `scenes` draws layouts of its own below 900000; seeds from there up are for final measurements.
 SCENE_SEEDS, EXPERT_SEEDS, CORRECTION_SEEDS = 0, 100_000, 200_000
 
 

@@ -1,1 +1,1 @@
-"""train."""
+"""One training loop with its stages; data-parallel over processes, resumable to the bit."""

@@ -9,7 +9,7 @@ from typing import Literal
 class Vision:
     """Train the vision tower alone, on the labels of its patches (`label.<camera>.*` columns).
 
-    The shares of the four losses are those of the measured recipe (docs/log.md).
+    The shares of the four losses are those of the measured recipe (docs/shipped-policy.md).
     """
 
     none_weight: float = 0.2  # weight of patches without an object in the class loss
@@ -66,9 +66,9 @@ class TrainConfig:
     workers: int = 0  # loader processes per rank; 0: the rank loads its own batches
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: the faster one, measured at the start
     word_noise: float = (
-        0.0  # share of the samples in which one word is replaced by pieces of a word that does not exist
+        0.0  # share of the samples in which one token is replaced by up to three random ones, as in an unknown word
     )
-    word_dropout: float = 0.0  # share of the instruction's words left out in training
+    word_dropout: float = 0.0  # share of the tokens left out of the instructions of half of the samples
     brightness: float = 0.15  # largest random shift, as a share of the full range (not with stored features)
     contrast: float = 0.2  # largest random change of the slope around mid-grey (not with stored features)
     resume: bool = False  # continue the run in `out` from its newest complete checkpoint

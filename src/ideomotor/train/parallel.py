@@ -1,7 +1,7 @@
 """Data-parallel processes: started, joined in a group, one flat all-reduce a step, and none left behind.
 
 A rank is a fresh Python process with one thread and its own memory settings. On a CPU, two ranks of one thread are
-faster than one rank of two threads (docs/log.md).
+faster than one rank of two threads (two threads in one process give about 1.4 times the speed of one, not 2).
 """
 
 import contextlib

@@ -1,1 +1,1 @@
-"""robot/arms."""
+"""One file for each arm: a table of numbers with its sources."""

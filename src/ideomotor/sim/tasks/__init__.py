@@ -1,1 +1,1 @@
-"""sim/tasks."""
+"""One file for each task: goal, words, predicate and scripted plan."""
