@@ -11,6 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ideomotor.cli.main import run
+from ideomotor.core.errors import UserError
+from ideomotor.policy.local import load_policy
+
 Refused = Callable[..., str]
 USAGE, FAULT = 2, 1
 
@@ -95,7 +99,7 @@ PARSER = {
     "no number": (["collect", "--episodes", "many", "--out", "x"], "many"),
     "unknown option": (["eval", "--out", "x", "--epsiodes", "3"], "--epsiodes"),
     "no subcommand": (["data"], "info"),
-    "no folder": (["data", "info"], "FOLDER"),
+    "no folder": (["data", "info"], "Folder of the dataset"),
 }
 
 
@@ -153,9 +157,7 @@ def truncate(path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet"])
-def test_a_truncated_parquet_file_is_named(
-    part: str, refused: Refused, panda_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
+def test_a_truncated_parquet_file_is_named(part: str, refused: Refused, panda_data: Path, tmp_path: Path):
     data = Path(shutil.copytree(panda_data, tmp_path / "data"))
     truncate(data / part)
     before = contents(tmp_path)
@@ -163,16 +165,13 @@ def test_a_truncated_parquet_file_is_named(
     refused(["data", "view", data, "--out", tmp_path / "page.html"], FAULT, *words)
     refused(["train", "--data", data, "--out", tmp_path / "out"], FAULT, *words)
     refused(["data", "info", data], FAULT, *words)
-    assert contents(tmp_path) == before
-    capfd.readouterr()
     refused(["data", "check", data], FAULT)
+    assert contents(tmp_path) == before
 
 
 def test_check_prints_the_truncated_file_with_its_remedy(
-    refused: Refused, panda_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    panda_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    from ideomotor.cli.main import run
-
     data = Path(shutil.copytree(panda_data, tmp_path / "data"))
     truncate(data / "data/chunk-000/file-000.parquet")
     assert run(["data", "check", str(data)]) == FAULT
@@ -183,8 +182,6 @@ def test_check_prints_the_truncated_file_with_its_remedy(
 
 
 def test_the_whole_dataset_is_without_faults(panda_data: Path, capsys: pytest.CaptureFixture[str]):
-    from ideomotor.cli.main import run
-
     assert run(["data", "check", str(panda_data)]) == 0
     assert "no faults" in capsys.readouterr().out
 
@@ -259,16 +256,11 @@ FILES = ("pipeline.json", "embodiment.json", "statistics.json", "text.json", "co
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("content", [noise(), b"", b"{}", b"[1, 2]"], ids=["noise", "empty", "object", "list"])
-def test_any_file_of_a_checkpoint_may_be_damaged(
-    name: str, content: bytes, refused: Refused, out: Path, panda_policy: Path, panda_data: Path
-):
-    from ideomotor.core.errors import UserError
-    from ideomotor.policy.local import load_policy
-
+def test_any_file_of_a_checkpoint_may_be_damaged(name: str, content: bytes, panda_policy: Path):
     (panda_policy / name).write_bytes(content)
     with pytest.raises(UserError) as caught:
         load_policy(str(panda_policy))
-    assert name in str(caught.value)
+    assert Path(name).stem in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pipeline.json"])
