@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ideomotor.cli.main import run
+from ideomotor.collect import record
 from ideomotor.collect.expert import Expert
 from ideomotor.core.spec import ChunkLength, Embodiment
 from ideomotor.core.types import Episode
@@ -18,6 +19,8 @@ from ideomotor.model.presets import tiny
 from ideomotor.model.vla import VLA
 from ideomotor.model.weights import save_network
 from ideomotor.pipeline import LOCATION, Pipeline, PipelineConfig
+from ideomotor.policy import process
+from ideomotor.policy.local import LocalPolicy, load_policy
 from ideomotor.robot.arm import Arm
 from ideomotor.robot.arms.panda import PANDA
 from ideomotor.robot.arms.ur5e import UR5E
@@ -28,6 +31,26 @@ from ideomotor.tokenize.text import TextTokenizer
 
 NETWORK = tiny()
 Refused = Callable[..., str]
+
+
+class PolicyInThisProcess:
+    """Stands for `ProcessPolicy` where the border between processes is not in question: a child takes seconds to start."""
+
+    def __init__(self, name: str) -> None:
+        self.policy = load_policy(name)
+
+    def __enter__(self) -> LocalPolicy:
+        return self.policy
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load policies in this process."""
+    for module in (process, record):
+        monkeypatch.setattr(module, "ProcessPolicy", PolicyInThisProcess)
 
 
 @pytest.fixture(autouse=True)

@@ -223,11 +223,13 @@ def test_a_camera_that_the_body_does_not_have_is_answered_with_those_it_has(
     refused(arguments, USAGE, "unknown camera of panda-tabletop 'elbow'; known: front, wrist")
 
 
+@pytest.mark.usefixtures("no_child")
 def test_a_policy_is_not_run_on_another_arm(refused: Refused, out: Path, panda_policy: Path):
     arguments = ["eval", "--policy", panda_policy, "--arm", "ur5e", "--out", out, "--workers", "1", "--episodes", "1"]
     refused(arguments, FAULT, str(panda_policy), "arm 'ur5e'", "robot: ", "'panda'")
 
 
+@pytest.mark.usefixtures("no_child")
 def test_corrections_of_a_policy_of_another_arm_begin_no_dataset(refused: Refused, out: Path, panda_policy: Path):
     arguments = ["collect", "--source", "corrections", "--policy", panda_policy, "--arm", "ur5e", "--out", out]
     refused(arguments, FAULT, str(panda_policy), "arm 'ur5e'", "robot: ", "'panda'")
@@ -236,6 +238,7 @@ def test_corrections_of_a_policy_of_another_arm_begin_no_dataset(refused: Refuse
 # ------------------------------------------------------------------------------------------------ policies that are none
 
 
+@pytest.mark.usefixtures("no_child")
 def test_a_policy_folder_that_is_not_there_is_named_by_every_command(refused: Refused, out: Path, panda_data: Path):
     words = ("nowhere is no folder", "'shipped'", "a finished training run")
     refused(["eval", "--policy", "nowhere", "--out", out, "--episodes", "1"], FAULT, *words)
@@ -270,6 +273,7 @@ def test_evaluating_random_bytes_is_refused_with_the_file(name: str, refused: Re
     refused(arguments, FAULT, str(panda_policy / name), "again")
 
 
+@pytest.mark.usefixtures("no_child")
 def test_weights_without_their_pipeline_are_not_run(refused: Refused, out: Path, panda_policy: Path):
     (panda_policy / "pipeline.json").unlink()
     arguments = ["eval", "--policy", panda_policy, "--out", out, "--episodes", "1"]
@@ -283,6 +287,7 @@ def test_training_on_from_a_damaged_policy_leaves_nothing(
     refused(["train", "--data", panda_data, "--init", panda_policy, "--out", out], FAULT, "pipeline.json")
 
 
+@pytest.mark.usefixtures("no_child")
 def test_a_policy_that_knows_no_tasks_has_to_be_told_them(refused: Refused, out: Path, panda_policy: Path):
     pipeline = panda_policy / "pipeline.json"
     value = json.loads(pipeline.read_text())

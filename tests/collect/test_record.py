@@ -94,9 +94,14 @@ def test_scenes_are_a_dataset_without_faults_and_do_not_mix_with_demonstrations(
 
 
 def test_an_interrupt_leaves_a_closed_dataset_without_tracebacks(tmp_path: Path):
-    command = [sys.executable, "-m", "ideomotor", "collect", "--episodes", "500", "--workers", "2", "--out"]
+    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # a job in the background would not hear it
+    program = f"import signal; {heard}; from ideomotor.cli.main import main; main()"
+    command = [sys.executable, "-c", program, "collect", "--episodes", "500", "--workers", "2", "--out"]
     process = subprocess.Popen(
-        [*command, str(tmp_path / "data")], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*command, str(tmp_path / "data")],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         deadline = time.monotonic() + 120

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -122,7 +123,7 @@ def _check_continues(config: CollectConfig, folder: Path, kept: int) -> None:
     free = {"out": "", "workers": 0, "episodes": 1}  # these may differ between the calls
     ours = jsonable.to_json(replace(config, **free))
     if kept and path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = _noted(path)
         changed = [
             f"--{name} was {before.get(name)!r} and is {ours[name]!r}"
             for name in ours
@@ -133,6 +134,18 @@ def _check_continues(config: CollectConfig, folder: Path, kept: int) -> None:
                 f"{folder} holds {kept} episodes that were recorded otherwise ({'; '.join(changed)}); go on as before, or give another --out"
             )
     write_json(path, ours)
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    try:
+        value: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not JSON ({error}); restore it, or remove it to go on without the comparison"
+        ) from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} should hold a JSON object; restore it, or remove it to go on without the comparison")
+    return dict(value)
 
 
 def _in_order(pool: ProcessPoolExecutor, jobs: list[tuple[int, int]], ahead: int) -> Iterator[EncodedEpisode]:

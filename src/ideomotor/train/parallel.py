@@ -33,7 +33,12 @@ RANK_ENVIRONMENT = {
 }
 ENDED_AT_REQUEST = 3  # exit code of a rank that saved and stopped because it was asked to
 ENDED_WITH_MESSAGE = 4  # exit code of a rank that wrote its error for the user to the error file
+ENDED_ALONE = 5  # exit code of a rank whose group fell apart
 TO_NOTICE = 2.0  # [s] until the other ranks are killed when one has failed
+
+
+class LostRankError(RuntimeError):
+    """Another process of the group is gone; it, or the one that started both, tells why."""
 
 
 class InterruptedRunError(UserError):
@@ -55,20 +60,32 @@ class Group:
     def add(self, tensor: Tensor) -> None:
         """Replace `tensor` by its sum over all ranks, which is the same to the bit on each of them."""
         if self.world > 1:
-            dist.all_reduce(tensor)
+            with _together():
+                dist.all_reduce(tensor)
 
     def agree(self, value: float) -> float:
         """Return rank 0's `value` on every rank."""
         if self.world == 1:
             return value
         tensor = torch.tensor([value], dtype=torch.float64)
-        dist.broadcast(tensor, src=0)
+        with _together():
+            dist.broadcast(tensor, src=0)
         return float(tensor[0])
 
     def wait(self) -> None:
         """Wait until every rank has come here."""
         if self.world > 1:
-            dist.barrier()
+            with _together():
+                dist.barrier()
+
+
+@contextlib.contextmanager
+def _together() -> Generator[None, None, None]:
+    """Tell a group that fell apart from other errors; gloo knows no kinds of errors."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostRankError(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -139,7 +156,8 @@ def _raise_for(codes: list[int], errors: list[Path]) -> None:
             raise UserError(path.read_text(encoding="utf-8"))
     if ENDED_AT_REQUEST in codes:
         raise InterruptedRunError("stopped as asked; everything is saved. Continue with the same command and --resume")
-    killed = [f"rank {rank} ({_ending(code)})" for rank, code in enumerate(codes) if code]
+    causes = [code for code in codes if code not in (0, ENDED_ALONE)] or codes
+    killed = [f"rank {rank} ({_ending(code)})" for rank, code in enumerate(codes) if code in causes and code]
     if killed:
         raise UserError(
             f"training processes ended early: {', '.join(killed)}; their output is above. Complete checkpoints are kept: "

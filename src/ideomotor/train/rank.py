@@ -15,7 +15,15 @@ LOADER_MODULES = ["ideomotor.train.batches"]  # imported once for all loader wor
 def main(arguments: list[str]) -> int:
     """Train as one rank: CONFIG RANK WORLD STORE ERRORS. Return the exit code."""
     from ideomotor.train.loop import read_config, run
-    from ideomotor.train.parallel import ENDED_AT_REQUEST, ENDED_WITH_MESSAGE, StopRequest, die_with_parent, joined
+    from ideomotor.train.parallel import (
+        ENDED_ALONE,
+        ENDED_AT_REQUEST,
+        ENDED_WITH_MESSAGE,
+        LostRankError,
+        StopRequest,
+        die_with_parent,
+        joined,
+    )
 
     config, rank, world, store, errors = arguments
     stop = StopRequest()
@@ -28,6 +36,8 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         Path(errors).write_text(str(error), encoding="utf-8")
         return ENDED_WITH_MESSAGE
+    except LostRankError:
+        return ENDED_ALONE
     return 0 if finished else ENDED_AT_REQUEST
 
 
