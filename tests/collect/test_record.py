@@ -127,3 +127,15 @@ def test_a_recording_is_not_continued_in_another_way(tmp_path: Path):
     with pytest.raises(UserError, match=r"--seed was 3 and is 4"):
         record(replace(first, seed=4, episodes=2), env)
     assert len(open_dataset(tmp_path / "data")) == 1
+
+
+@pytest.mark.parametrize("damage", [b"\xff\x00", b"", b"{", b"[]"])
+def test_a_damaged_note_of_how_it_was_recorded_is_named_with_its_remedy(damage: bytes, whole: Path):
+    note = whole / "meta" / "collect.json"
+    intact = note.read_bytes()
+    note.write_bytes(damage)
+    try:
+        with pytest.raises(UserError, match=r"collect\.json.*restore it, or remove it"):
+            recorded(whole, workers=1)
+    finally:
+        note.write_bytes(intact)

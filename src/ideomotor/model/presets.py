@@ -44,6 +44,6 @@ def tiny() -> NetworkConfig:
         action_width=7,
         horizon=4,
         answers=(LOCATION,),
-        head=DiscreteHead(ACTION_BINS, first_id=TEXT_IDS + LOCATION_BINS),
+        head=DiscreteHead(ACTION_BINS, first_id=TEXT_IDS + LOCATION_BINS, smoothing=0.5),  # sharp: it learns by heart
         projector=64,
     )
