@@ -96,7 +96,11 @@ class DatasetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or issubclass(kind, KeyboardInterrupt):
+        if kind is None:
+            self.close()
+        elif issubclass(kind, KeyboardInterrupt):
+            with _storage_errors(self.folder):
+                self._recover()  # it may have come in the middle of a write: what is on disk counts
             self.close()
         else:  # the disk may be full: what is on it already is safe, and the next writer goes on from there
             self._lock.close()
