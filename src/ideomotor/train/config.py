@@ -1,8 +1,9 @@
 """What one training run is: one frozen dataclass, and the union of its stages."""
 
-import os
 from dataclasses import dataclass
 from typing import Literal
+
+from ideomotor.core.cores import usable_cores
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,4 @@ FREE_ON_RESUME = frozenset(
 
 def number_of_processes(wanted: int) -> int:
     """Return how many ranks to start: `wanted`, or one per usable core and at most two for 0."""
-    if wanted > 0:
-        return wanted
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return min(2, cores)
+    return wanted if wanted > 0 else min(2, usable_cores())
