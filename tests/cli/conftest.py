@@ -18,9 +18,10 @@ from ideomotor.data.statistics import Statistics, summarize
 from ideomotor.model.presets import tiny
 from ideomotor.model.vla import VLA
 from ideomotor.model.weights import save_network
-from ideomotor.pipeline import LOCATION, Pipeline, PipelineConfig
+from ideomotor.pipeline.slots import LOCATION, Pipeline, PipelineConfig
 from ideomotor.policy import process
 from ideomotor.policy.local import LocalPolicy, load_policy
+from ideomotor.policy.options import PolicyOptions
 from ideomotor.robot.arm import Arm
 from ideomotor.robot.arms.panda import PANDA
 from ideomotor.robot.arms.ur5e import UR5E
@@ -36,8 +37,8 @@ Refused = Callable[..., str]
 class PolicyInThisProcess:
     """Stands for `ProcessPolicy` where the border between processes is not in question: a child takes seconds to start."""
 
-    def __init__(self, name: str) -> None:
-        self.policy = load_policy(name)
+    def __init__(self, name: str, options: PolicyOptions = PolicyOptions(), timeout_s: float = 0.0) -> None:  # noqa: B008
+        self.policy = load_policy(name, options)
 
     def __enter__(self) -> LocalPolicy:
         return self.policy

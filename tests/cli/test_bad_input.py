@@ -52,13 +52,18 @@ def test_an_unknown_name_is_answered_with_the_known_ones(
 
 
 def test_an_unknown_command_or_recipe_is_answered_with_the_known_ones(refused: Refused, out: Path):
-    refused(["evaluate"], USAGE, "unknown command 'evaluate'; known: collect, data, demo, eval, train", "Did you mean")
+    refused(
+        ["evaluate"],
+        USAGE,
+        "unknown command 'evaluate'; known: collect, data, demo, eval, predict, train, weights",
+        "Did you mean",
+    )
     refused(["train", "small", "--out", out], USAGE, "unknown recipe 'small'; known: small-tabletop")
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones(refused: Refused, out: Path, panda_data: Path):
     arguments = ["train", "--data", panda_data, "--out", out, "--preset", "smal"]
-    refused(arguments, USAGE, "unknown preset 'smal'; known: small, tiny. Did you mean 'small'?")
+    refused(arguments, USAGE, "unknown preset 'smal'; known: base, small, tiny. Did you mean 'small'?")
 
 
 NUMBERS = {

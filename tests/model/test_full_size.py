@@ -7,6 +7,9 @@ from torch import nn
 
 from ideomotor.model.config import LanguageConfig, PatchStem, VisionConfig
 from ideomotor.model.language import Llama
+from ideomotor.model.openvla import OpenVLA, with_film
+from ideomotor.model.openvla_weights import without_influence
+from ideomotor.model.presets import openvla_7b, openvla_oft_7b
 from ideomotor.model.vision import VisionTransformer
 
 DINO = VisionConfig(
@@ -99,3 +102,55 @@ def test_grouped_queries_share_keys_and_a_tied_head_has_no_weights():
     assert found["model.layers.0.self_attn.k_proj.weight"] == (16, 64)
     assert found["model.layers.0.self_attn.v_proj.weight"] == (16, 64)
     assert "lm_head.weight" not in found
+
+
+POOL = {
+    "latent": (1, 1, 1152),
+    "q.weight": (1152, 1152),
+    "q.bias": (1152,),
+    "kv.weight": (2304, 1152),
+    "kv.bias": (2304,),
+    "proj.weight": (1152, 1152),
+    "proj.bias": (1152,),
+    "norm.weight": (1152,),
+    "norm.bias": (1152,),
+    "mlp.fc1.weight": (4304, 1152),
+    "mlp.fc1.bias": (4304,),
+    "mlp.fc2.weight": (1152, 4304),
+    "mlp.fc2.bias": (1152,),
+}
+PROJECTOR = {"fc1": (8704, 2176), "fc2": (4096, 8704), "fc3": (4096, 4096)}
+
+
+def test_openvla_7b_has_982_tensors_with_7_541_237_184_parameters():
+    found = shapes(lambda: OpenVLA(openvla_7b()))
+    assert len(found) == 982
+    assert count(found) == 7_541_237_184
+    siglip = shapes(lambda: VisionTransformer(SIGLIP)) | {f"attn_pool.{name}": shape for name, shape in POOL.items()}
+    dino = shapes(lambda: VisionTransformer(DINO))
+    assert found == {
+        **{f"vision_backbone.featurizer.{name}": shape for name, shape in dino.items()},
+        **{f"vision_backbone.fused_featurizer.{name}": shape for name, shape in siglip.items()},
+        **{f"projector.{name}.weight": shape for name, shape in PROJECTOR.items()},
+        **{f"projector.{name}.bias": shape[:1] for name, shape in PROJECTOR.items()},
+        **{f"language_model.{name}": shape for name, shape in shapes(lambda: Llama(LLAMA)).items()},
+    }
+
+
+def test_what_has_no_influence_in_openvla_7b_counts_what_the_reference_s_last_blocks_count():
+    """DINOv2's block 23 and norm, SigLIP's block 26, norm and pool (models.md 1.6)."""
+    found = shapes(lambda: OpenVLA(openvla_7b()))
+    unused = without_influence(openvla_7b(), found)
+    towers = [[name for name in unused if ("fused" in name) == fused] for fused in (False, True)]
+    assert [count({name: found[name] for name in names}) for names in towers] == [12_600_320, 30_480_160]
+
+
+def test_the_parts_of_openvla_oft_have_the_published_sizes():
+    """Models.md 2.2: L1 head for 7 numbers, projector of an 8-D state, FiLM in every block of both towers."""
+    base = count(shapes(lambda: OpenVLA(openvla_7b())))
+    found = shapes(lambda: OpenVLA(openvla_oft_7b()))
+    heads = {name: shape for name, shape in found.items() if name.startswith("action_head.")}
+    assert count(heads) == 151_117_831
+    assert count(found) - base - count(heads) == 16_818_176
+    film = shapes(lambda: OpenVLA(with_film(openvla_oft_7b())))
+    assert count(film) - count(found) == 456_241_920

@@ -8,10 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ideomotor.core import jsonable
 from ideomotor.core.errors import UserError
 from ideomotor.model.batch import Batch
+from ideomotor.model.keys import check_keys, compare, report
+from ideomotor.model.presets import openvla_7b
 from ideomotor.model.vla import VLA
-from ideomotor.model.weights import check_keys, load_network, save_network
+from ideomotor.model.weights import load_network, outline, read_config, save_network
 
 
 def test_a_network_comes_back_and_is_written_in_the_same_bytes(
@@ -49,6 +52,45 @@ def test_names_and_shapes_that_do_not_fit_are_all_named():
     check_keys(expected, expected, "model.safetensors")
 
 
+def test_many_names_are_grouped_by_part_and_the_likely_cause_is_told():
+    zeros = torch.zeros
+    blocks = {f"vision_backbone.featurizer.blocks.{i}.w{j}": zeros(1) for i in range(3) for j in range(5)}
+    expected = {**blocks, "projector.fc1.weight": zeros(2, 2), "projector.fc1.bias": zeros(2)}
+    found = {name: tensor for name, tensor in expected.items() if ".blocks.2." not in name}
+    found["projector.fc1.beta"] = found.pop("projector.fc1.bias")
+    text = report(expected, found)
+    assert (
+        "  6 missing:\n    1 under projector: fc1.bias\n    5 under vision_backbone.featurizer: blocks.2.w0, " in text
+    )
+    assert "projector.fc1.beta may be projector.fc1.bias under another name" in text
+    assert "Whole layers are missing (vision_backbone.featurizer.blocks.2 to 2)" in text
+    assert report(expected, expected) == ""
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float64, torch.float8_e4m3fn])
+def test_weights_are_single_or_half_precision_and_nothing_else(dtype: torch.dtype):
+    expected = {"w": torch.zeros(2)}
+    for allowed in (torch.float32, torch.bfloat16, torch.float16):
+        assert not compare(expected, {"w": torch.zeros(2, dtype=allowed)})
+    assert compare(expected, {"w": torch.zeros(2, dtype=dtype)}).dtypes == ("w",)
+
+
+def test_an_outline_has_the_shapes_of_the_network_and_no_memory(network: VLA):
+    state = outline(lambda: VLA(network.config)).state_dict()
+    assert {n: (t.shape, t.dtype) for n, t in state.items()} == {
+        n: (t.shape, t.dtype) for n, t in network.state_dict().items()
+    }
+    assert all(tensor.is_meta for tensor in state.values())
+
+
+def test_an_openvla_is_not_taken_for_a_network_of_ours(network: VLA, tmp_path: Path):
+    save_network(network, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"format": 1, **jsonable.to_json(openvla_7b())}))
+    assert read_config(tmp_path) == openvla_7b()
+    with pytest.raises(UserError, match="holds an OpenVLA"):
+        load_network(tmp_path)
+
+
 def test_a_checkpoint_with_a_missing_tensor_does_not_load(network: VLA, tmp_path: Path):
     save_network(network, tmp_path)
     state = load_file(tmp_path / "model.safetensors")
@@ -58,13 +100,19 @@ def test_a_checkpoint_with_a_missing_tensor_does_not_load(network: VLA, tmp_path
         load_network(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["empty", "other bytes", "cut off"])
+@pytest.mark.parametrize("damage", ["empty", "other bytes", "cut off in its header", "cut off"])
 def test_damaged_weights_are_refused(network: VLA, tmp_path: Path, damage: str):
     save_network(network, tmp_path)
     path = tmp_path / "model.safetensors"
-    contents = {"empty": b"", "other bytes": bytes(range(256)), "cut off": path.read_bytes()[:5000]}
+    whole = path.read_bytes()
+    contents = {
+        "empty": b"",
+        "other bytes": bytes(range(256)),
+        "cut off in its header": whole[:5000],
+        "cut off": whole[:-1],
+    }
     path.write_bytes(contents[damage])
-    with pytest.raises(UserError, match=r"model\.safetensors is no safetensors file"):
+    with pytest.raises(UserError, match=r"model\.safetensors is (no safetensors file|cut off): .*copy it again"):
         load_network(tmp_path)
 
 
@@ -82,7 +130,7 @@ def test_damaged_or_foreign_configurations_are_refused(network: VLA, tmp_path: P
     value = json.loads(path.read_text())
     for text, message in [
         ("{", "not JSON"),
-        ("[]", "not a network configuration of format 1"),
+        ("[]", "no JSON object"),
         (json.dumps({**value, "format": 2}), "format 1"),
         (json.dumps({**value, "horizont": 3}), "unknown fields.*horizont"),
         (json.dumps({**value, "horizon": "four"}), "horizon should be int"),

@@ -25,11 +25,12 @@ EMBODIMENT = Embodiment(
 class EchoPolicy:
     policy_id = "echo"
     embodiment = EMBODIMENT
-    tasks = ("echo",)
+    tasks: tuple[str, ...] = ("echo",)
 
     def __init__(self):
         self.instruction = ""
         self.sequence = 0
+        self.illegal_ids = 0
 
     def reset(self, instruction):
         self.instruction = instruction
@@ -49,6 +50,8 @@ class EchoPolicy:
                 os._exit(3)
             case "sleep":
                 time.sleep(60)
+            case "illegal":
+                self.illegal_ids += 3
             case "raise":
                 raise ZeroDivisionError("one by nothing")
             case _:
@@ -59,12 +62,14 @@ class EchoPolicy:
         return Chunk(observation.time, observation.time, 0.1, actions, self.policy_id, self.sequence)
 
 
-def load(name):
+def load(name, options):
     if name == "missing":
         raise UserError("no policy folder 'missing'; give one that training wrote")
     if name == "slow":
         time.sleep(60)
-    return EchoPolicy()
+    policy = EchoPolicy()
+    policy.tasks = (name, options.statistics)
+    return policy
 
 
 if __name__ == "__main__":

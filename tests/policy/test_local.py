@@ -16,7 +16,7 @@ from ideomotor.data.statistics import Statistics, summarize
 from ideomotor.model.presets import tiny
 from ideomotor.model.vla import VLA
 from ideomotor.model.weights import save_network
-from ideomotor.pipeline import LOCATION, Pipeline, PipelineConfig
+from ideomotor.pipeline.slots import LOCATION, Pipeline, PipelineConfig
 from ideomotor.policy import local
 from ideomotor.policy.local import load_policy, policy_folder
 from ideomotor.tokenize.text import TextTokenizer

@@ -9,6 +9,7 @@ import pytest
 
 from ideomotor.core.errors import UserError
 from ideomotor.core.types import BatchPolicy, Observation
+from ideomotor.policy.options import PolicyOptions
 from ideomotor.policy.process import PolicyDied, ProcessPolicy
 
 CHILD = (sys.executable, str(Path(__file__).with_name("child.py")))
@@ -27,7 +28,7 @@ def policy():
 
 def test_policy_in_a_child_keeps_the_protocol(policy):
     assert policy.policy_id == "echo"
-    assert policy.tasks == ("echo",)
+    assert policy.tasks == ("echo", "")
     assert policy.embodiment.name == "point"
     assert policy.embodiment.chunk.executed == 2
     assert isinstance(policy, BatchPolicy)
@@ -43,6 +44,19 @@ def test_batch_comes_back_in_order(policy):
 def test_reset_gives_the_instruction_of_single_calls(policy):
     policy.reset("four")
     np.testing.assert_array_equal(policy.act(observe(1.0)).actions, [[1.0, -1.0], [5.0, 3.0]])
+
+
+def test_options_reach_the_child():
+    with ProcessPolicy("echo", PolicyOptions(statistics="bridge"), program=CHILD) as policy:
+        assert policy.tasks == ("echo", "bridge")
+
+
+def test_illegal_ids_are_counted_on_this_side(policy):
+    before = policy.illegal_ids
+    policy.act_batch(["illegal", "illegal"], [observe(1.0), observe(2.0)])
+    assert policy.illegal_ids == before + 6
+    policy.act_batch(["go"], [observe(1.0)])
+    assert policy.illegal_ids == before + 6
 
 
 def test_failure_in_the_child_is_told_and_does_not_end_it(policy):

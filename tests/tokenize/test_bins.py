@@ -70,9 +70,31 @@ def test_more_values_than_a_block_keep_their_order_and_shape():
 @pytest.mark.parametrize("kind", ["float64", "float32"])
 def test_the_reference_code_gives_the_same_ids_and_centres(fixtures: Path, kind: str):
     golden = np.load(fixtures / "openvla-parity-a" / "action_tokenizer.npz")
-    ids = UniformBins().encode(golden[f"{kind}.values"])  # edges, neighbours, centres, -0, denormals, infinities
+    values = golden[f"{kind}.values"]  # edges, neighbours, centres, -0, denormals, in float64 infinities
+    ids = UniformBins().encode_unchecked(values)
+    finite = np.isfinite(values)
+    np.testing.assert_array_equal(UniformBins().encode(values[finite]), golden[f"{kind}.ids"][finite])
     np.testing.assert_array_equal(ids, golden[f"{kind}.ids"])
     np.testing.assert_allclose(UniformBins().decode(ids), golden[f"{kind}.decoded"], rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_reference_takes_nan_for_the_highest_action_and_so_does_the_unchecked_encoder(fixtures: Path, dtype: type):
+    golden = np.load(fixtures / "openvla-parity-a" / "action_tokenizer.npz")
+    x = np.array([np.nan, 0.0, np.inf, -np.inf, np.nan], dtype)
+    ids = UniformBins().encode_unchecked(x)
+    np.testing.assert_array_equal(ids, reference_ids(x))
+    np.testing.assert_array_equal(ids[:1], golden["nan.ids"])
+    assert np.isnan(x[0])  # the argument is untouched
+
+
+def test_edges_centres_and_border_are_the_reference_ones(fixtures: Path):
+    golden = np.load(fixtures / "openvla-parity-a" / "action_tokenizer.npz")
+    bins = UniformBins()
+    np.testing.assert_allclose(bins.edges, golden["bin_edges"], rtol=0, atol=1e-15)
+    np.testing.assert_allclose(bins.decode(31999 - np.arange(255)), golden["bin_centers"], rtol=0, atol=1e-15)
+    assert bins.border == golden["action_token_begin_idx"]
+    assert bins.encode(np.array([1.0])) == bins.border + 1
 
 
 def test_ids_that_are_no_actions_decode_as_in_the_reference(fixtures: Path):
@@ -140,11 +162,13 @@ def test_equal_ids_give_the_published_actions_of_bridge(token_id: int, expected:
 
 
 @pytest.mark.parametrize("bins", [UniformBins(), QuantileBins((-1.0, 0.0, 1.0))])
-def test_nan_is_refused_with_its_place(bins: UniformBins | QuantileBins):
+@pytest.mark.parametrize(("value", "name"), [(np.nan, "NaN"), (np.inf, "infinite"), (-np.inf, "infinite")])
+def test_a_value_that_is_no_number_is_refused_with_its_place(bins: UniformBins | QuantileBins, value: float, name: str):
     x = np.zeros((2, 3))
-    x[1, 2] = np.nan
-    with pytest.raises(UserError, match=r"\(1, 2\) is NaN.*ideomotor data check"):
+    x[1, 2] = value
+    with pytest.raises(UserError, match=rf"\(1, 2\) is {name}.*ideomotor data check"):
         bins.encode(x)
+    assert bins.encode(x[:0]).shape == (0, 3)
 
 
 def test_quantile_bins_by_hand():

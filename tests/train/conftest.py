@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,17 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def second_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four other episodes."""
     return write_dataset(tmp_path_factory.mktemp("data") / "second", episodes=4, first_seed=100)
+
+
+@pytest.fixture(scope="session")
+def few_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two episodes of four frames without the expert's advice: quickly learned by heart."""
+    folder = tmp_path_factory.mktemp("data") / "few-frames"
+    with DatasetWriter(folder, EMBODIMENT) as writer:
+        for seed in (0, 1):
+            episode = synthetic_episode(seed, frames=4)
+            writer.add_episode(replace(episode, steps=[replace(step, labels={}) for step in episode.steps]))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,7 @@ def test_weights_must_fit_the_datasets(dataset: Path) -> None:
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones(dataset: Path) -> None:
-    with pytest.raises(UsageError, match=r"unknown preset 'tinny'; known: small, tiny\. Did you mean 'tiny'"):
+    with pytest.raises(UsageError, match=r"unknown preset 'tinny'; known: base, small, tiny\. Did you mean 'tiny'"):
         load_data(replace(config(dataset), preset="tinny"), None)
 
 

@@ -12,7 +12,7 @@ from ideomotor.train.config import TrainConfig, Vision
 from ideomotor.train.loop import run
 from ideomotor.train.metrics import evaluate
 from ideomotor.train.parallel import Group, StopRequest
-from ideomotor.train.stages import Learner, build_network
+from ideomotor.train.stages import SlotLearner, build_network
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def config(dataset: Path) -> TrainConfig:
 
 def test_the_error_in_metres_is_that_of_the_chunks_computed_one_by_one(dataset: Path) -> None:
     data = load_data(config(dataset), None)
-    learner = Learner(build_network(config(dataset), data, None), config(dataset), data.pipeline.text.vocabulary, None)
+    learner = SlotLearner(build_network(config(dataset), data, None), config(dataset), data.pipeline, None)
     found = evaluate(learner, data, Group(), "fp32")
     errors, hits, tokens = [], 0, 0
     learner.network.eval()

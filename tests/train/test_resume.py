@@ -17,9 +17,10 @@ from ideomotor.core import jsonable
 from ideomotor.core.errors import UserError
 from ideomotor.core.files import write_json
 from ideomotor.core.log import read_lines
-from ideomotor.train.batches import load_data
+from ideomotor.recipes.train import openvla_lora
 from ideomotor.train.checkpoint import complete_checkpoints, restore
-from ideomotor.train.config import FrozenTower, TrainConfig
+from ideomotor.train.config import FrozenTower, Lora, TrainConfig
+from ideomotor.train.family import open_data
 from ideomotor.train.loop import run, train
 from ideomotor.train.parallel import Group, StopRequest
 
@@ -65,7 +66,9 @@ def assert_same_end(left: Path, right: Path, config: TrainConfig) -> None:
     assert restored[0] is not None
     assert restored[1] is not None
     assert restored[0].progress == restored[1].progress
-    loaders = [load_data(config, folder).loader for folder in last]
+    loaders = [
+        open_data(replace(config, out=str(out)), folder).loader for out, folder in zip((left, right), last, strict=True)
+    ]
     for rank in range(2):
         batches = [loader.batch(restored[0].progress.step, rank, 2) for loader in loaders]
         assert batches[0].keys() == batches[1].keys()
@@ -213,10 +216,11 @@ def kill_once(config: TrainConfig, chance: random.Random, where: str) -> bool:
     return True
 
 
-def killed_often(dataset: Path, folder: Path, kills: list[str], steps: int) -> None:
+def killed_often(config: TrainConfig, folder: Path, kills: list[str], steps: int) -> None:
     """Compare a run that is killed at many places with one that is left alone; 2 ranks, 2 loader workers each."""
     whole = replace(
-        short_run(dataset, folder / "whole"),
+        config,
+        out=str(folder / "whole"),
         steps=steps,
         processes=2,
         workers=2,
@@ -234,9 +238,20 @@ def killed_often(dataset: Path, folder: Path, kills: list[str], steps: int) -> N
 
 
 def test_a_run_that_is_killed_or_stopped_continues_to_the_same_end(dataset: Path, tmp_path: Path) -> None:
-    killed_often(dataset, tmp_path, ["saving", "loader"], steps=50)
+    killed_often(short_run(dataset, tmp_path), tmp_path, ["saving", "loader"], steps=50)
 
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_twenty_times_continues_to_the_same_end(dataset: Path, tmp_path: Path) -> None:
-    killed_often(dataset, tmp_path, ["saving", "rank", "starter", "loader"] * 5 + ["ctrl-c"], steps=900)
+    killed_often(
+        short_run(dataset, tmp_path), tmp_path, ["saving", "rank", "starter", "loader"] * 5 + ["ctrl-c"], steps=900
+    )
+
+
+@pytest.mark.slow
+def test_a_fine_tuning_run_that_is_killed_continues_to_the_same_end(
+    dataset: Path, fixtures: Path, tmp_path: Path
+) -> None:
+    base = fixtures / "openvla-parity-a" / "checkpoint"
+    config = replace(openvla_lora(str(base), str(dataset), "unused"), batch=4, precision="fp32", stage=Lora(rank=2))
+    killed_often(config, tmp_path, ["saving", "rank"], steps=30)

@@ -32,7 +32,7 @@ def suites() -> "dict[str, Suite]":
 
 def main(arguments: list[str]) -> None:
     """Parse the command line, measure, and write result and report."""
-    config = tyro.cli(EvalConfig, prog="ideomotor eval", args=arguments)
+    config = tyro.cli(EvalConfig, prog="ideomotor eval", args=arguments, config=(tyro.conf.OmitArgPrefixes,))
     from ideomotor.evaluate.report import save_evaluation, summary
 
     evaluation = evaluated(config)
@@ -41,7 +41,11 @@ def main(arguments: list[str]) -> None:
 
 
 def evaluated(config: EvalConfig) -> "Evaluation":
-    """Run the evaluation of a configuration."""
+    """Run the evaluation of a configuration.
+
+    Raises:
+        UserError: policy, arm, tasks or suite cannot be used.
+    """
     from ideomotor.cli.names import arm_named, tasks, tasks_named
     from ideomotor.evaluate.measure import evaluate
     from ideomotor.sim.env import EnvConfig
@@ -58,7 +62,13 @@ def evaluated(config: EvalConfig) -> "Evaluation":
                 f"policy '{config.policy}' does not say which tasks it was trained on; name them with --tasks"
             )
         env = EnvConfig(arm, wanted or tasks_named(",".join(trained or tasks())))
-        return evaluate(config, policy, env, known[config.suite])
+        evaluation = evaluate(config, policy, env, known[config.suite])
+        if illegal := getattr(policy, "illegal_ids", 0):
+            print(
+                f"{illegal} ids that the policy gave are no action ids; they were decoded as an end of the range, as OpenVLA does"
+                " (--ids constrained chooses among action ids alone)"
+            )
+        return evaluation
 
 
 @contextlib.contextmanager
@@ -68,10 +78,14 @@ def _policy(config: EvalConfig, arm: "Arm") -> "Generator[Expert | RandomPolicy 
     from ideomotor.sim.env import tabletop_embodiment
     from ideomotor.sim.render import Ray
 
+    if config.policy in ("expert", "random") and (changed := config.openvla.changed()):
+        raise UsageError(
+            f"--policy {config.policy} is no checkpoint; leave out {', '.join(f'--{name}' for name in changed)}"
+        )
     if config.policy == "expert":
         yield Expert()
     elif config.policy == "random":
         yield RandomPolicy(tabletop_embodiment(arm, Ray()))
     else:
-        with ProcessPolicy(config.policy) as policy:
+        with ProcessPolicy(config.policy, config.openvla, timeout_s=config.patience) as policy:
             yield policy

@@ -10,6 +10,8 @@ COMMANDS = {
     "data": "look at a dataset: info, view, check",
     "train": "train a policy, or run a whole recipe (small-tabletop)",
     "eval": "measure a policy in closed loop, with intervals, a report and videos",
+    "predict": "ask a policy once: the action for a picture and an instruction, or an answer in words",
+    "weights": "look at a checkpoint of OpenVLA or a relative, or write it in another layout",
     "demo": "the whole loop in a few minutes: run, collect, fine-tune, compare, report",
 }
 

@@ -1,7 +1,7 @@
 """Decoded frames as a memory-mapped array: training decodes each image once, because decoding limits small policies.
 
 A cache is one `.npy` file, uint8 [N, C, H, W, 3]: frames of the whole dataset in order, cameras as asked, of one size. Its name is a hash of
-the dataset's content, the cameras and the size, so another dataset never finds it, and it is complete or absent.
+the dataset's content, the cameras, the size and how it was reached, so another dataset never finds it, and it is complete or absent.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -26,7 +26,9 @@ from ideomotor.core import files, jsonable
 from ideomotor.core.errors import UserError, unknown
 from ideomotor.data.dataset import Dataset
 from ideomotor.data.images import resize
+from ideomotor.data.resize import lanczos3
 
+Method = Literal["bicubic", "lanczos3"]  # Pillow's, for networks of our own; TensorFlow's, which OpenVLA's training saw
 FRAMES_A_TASK = 512  # decoded by a worker between two reports to the progress bar
 
 
@@ -59,19 +61,22 @@ def open_cache(
     size: tuple[int, int],
     folder: Path | None = None,
     workers: int = 2,
+    method: Method = "bicubic",
 ) -> FrameCache:
     """Return the decoded frames of `cameras` at `size` (height, width) [px]; decode them if that was never done.
 
     Args:
         dataset: any dataset.
         cameras: roles, in the order of axis C.
-        size: other sizes are resized (images.resize).
+        size: other sizes are resized.
         folder: where caches lie; default `frames` in the user's cache.
         workers: processes that decode.
+        method: how sizes change (images.resize, resize.lanczos3); the latter makes squares.
 
     Raises:
         UserError: an unknown camera, an image that cannot be decoded, or no space.
     """
+    assert method == "bicubic" or size[0] == size[1], "Lanczos-3 makes squares"
     for camera in cameras:
         if camera not in dataset.cameras:
             raise unknown("camera", camera, dataset.cameras)
@@ -79,7 +84,7 @@ def open_cache(
         "content": dataset.content_hash,
         "cameras": list(cameras),
         "size": list(size),
-        "resize": "bicubic",
+        "resize": method,
         "format": 1,
     }
     path = (folder or user_cache() / "frames") / f"{jsonable.fingerprint(key)[:32]}.npy"
@@ -89,7 +94,7 @@ def open_cache(
             for abandoned in path.parent.glob(f".{path.name}.*.tmp"):  # by a process that was killed
                 abandoned.unlink()
             with files.atomic_path(path) as temporary:
-                _build(_Job(dataset, tuple(cameras), size, temporary), workers, path)
+                _build(_Job(dataset, tuple(cameras), size, temporary, method), workers, path)
     return FrameCache(path, cameras)
 
 
@@ -99,6 +104,12 @@ class _Job:
     cameras: tuple[str, ...]
     size: tuple[int, int]
     path: Path
+    method: Method
+
+    def image(self, episode: int, frame: int, camera: str) -> np.ndarray:
+        """Return one frame at the size of the cache."""
+        image = self.dataset.image(episode, frame, camera)
+        return resize(image, self.size) if self.method == "bicubic" else lanczos3(image, self.size[0])
 
 
 @dataclass(frozen=True)
@@ -210,7 +221,7 @@ def _decode(job: _Job, task: _Task) -> int:
     for episode in task.episodes:
         for frame in range(job.dataset.length(episode)):
             for c, camera in enumerate(job.cameras):
-                frames_NCHW3[number, c] = resize(job.dataset.image(episode, frame, camera), job.size)
+                frames_NCHW3[number, c] = job.image(episode, frame, camera)
             number += 1
     frames_NCHW3.flush()
     return task.frames

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from ctypes import Array, c_uint8
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, assert_never, runtime_checkable
 
 import numpy as np
 
 from ideomotor.core.errors import UsageError, UserError
+from ideomotor.data.augment import Augment, augment
 from ideomotor.data.images import Jitter, jitter
 from ideomotor.data.mixture import Draws, Mixture
 from ideomotor.data.windows import Window
@@ -54,7 +55,7 @@ class LoaderConfig:
     batch_size: int  # samples a step, all ranks together
     seed: int = 0
     workers: int = 0  # processes for each rank; 0: in this process
-    augment: Jitter | None = None  # of the array "images"
+    augment: Jitter | Augment | None = None  # of the array "images"
 
 
 class Loader:
@@ -99,7 +100,7 @@ class Loader:
         if self.config.augment is not None and "images" in arrays:
             start = step * self.config.batch_size + rank * share
             numbers = np.arange(start, start + share)
-            arrays["images"] = jitter(arrays["images"], self.config.augment, self.config.seed, numbers)
+            arrays["images"] = _augmented(arrays["images"], self.config.augment, self.config.seed, numbers)
         return arrays
 
     def batches(self, start: int, rank: int = 0, world: int = 1, stop: int | None = None) -> Iterator[Batch]:
@@ -146,6 +147,16 @@ class Loader:
     def _draw_steps(self, run: int) -> Draws:
         count = self._steps_together * self.config.batch_size
         return self.mixture.draw(np.arange(run * count, (run + 1) * count))
+
+
+def _augmented(images: np.ndarray, how: Jitter | Augment, seed: int, numbers: np.ndarray) -> np.ndarray:
+    match how:
+        case Jitter():
+            return jitter(images, how, seed, numbers)
+        case Augment():
+            return augment(images, how, seed, numbers)
+        case _:
+            assert_never(how)
 
 
 @dataclass(frozen=True)

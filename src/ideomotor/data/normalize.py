@@ -44,6 +44,7 @@ class Bounds:
     high: Float[np.ndarray, " D"]
     mask: Bool[np.ndarray, " D"]  # False: the channel passes through
     constant: Float[np.ndarray, " D"]  # the value of a constant channel, NaN where it varies
+    widening: float = 0.0  # added to high - low on the way back: 0 in OpenVLA, 1e-8 in OpenVLA-OFT
 
     @classmethod
     def extremes(cls, statistics: ColumnStatistics, mask: Bool[np.ndarray, " D"] | None = None) -> "Bounds":
@@ -91,7 +92,7 @@ def unnormalize(y: Float[np.ndarray, "*batch D"], scale: Scale) -> Float[np.ndar
     _check_width(y, scale)
     match scale:
         case Bounds():
-            raw = 0.5 * (y + 1.0) * (scale.high - scale.low) + scale.low
+            raw = 0.5 * (y + 1.0) * (scale.high - scale.low + scale.widening) + scale.low
         case Normal():
             raw = y * (scale.std + EPSILON) + scale.mean
     raw = np.where(scale.mask, raw, y)

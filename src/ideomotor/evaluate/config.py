@@ -1,7 +1,9 @@
 """The configuration of `ideomotor eval`. Standard library only, so that `--help` stays fast."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from ideomotor.policy.options import PolicyOptions
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,7 @@ class EvalConfig:
     out: Path
     """Folder for result.json and report.html."""
     policy: str = "shipped"
-    """'shipped', the folder of a policy or of a finished run, or a control arm: 'expert' (scripted, sees the state) or 'random'."""
+    """'shipped', the folder of a policy, of a finished run or of an OpenVLA checkpoint, or a control arm: 'expert' (scripted, sees the state) or 'random'."""
     suite: str = "in-distribution"
     """in-distribution, paraphrase, instruction-swap, blind (black images) or blank (empty instruction)."""
     arm: str = "panda"
@@ -30,3 +32,7 @@ class EvalConfig:
     """Processes that simulate; 0: one per core, at most 8. The result does not depend on it."""
     videos: int = 3
     """Videos of successes and of failures in the report, per task."""
+    patience: float = 60.0
+    """[s] The policy is ended when one answer, for up to 8 episodes at once, takes longer."""
+    openvla: PolicyOptions = field(default_factory=PolicyOptions)
+    """For OpenVLA checkpoints; a policy of our own knows these things."""

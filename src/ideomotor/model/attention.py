@@ -20,7 +20,7 @@ class Everybody:
     None
     """
 
-    def matrix(self, tokens: int) -> None:
+    def matrix(self, tokens: int, device: torch.device | None = None) -> None:
         """Return no mask."""
 
 
@@ -34,9 +34,9 @@ class Causal:
             [1, 1, 1]], dtype=torch.int32)
     """
 
-    def matrix(self, tokens: int) -> Bool[Tensor, "N N"]:
+    def matrix(self, tokens: int, device: torch.device | None = None) -> Bool[Tensor, "N N"]:
         """Return the mask; row = who looks, column = what is seen."""
-        return torch.ones(tokens, tokens, dtype=torch.bool).tril()
+        return torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril()
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,35 @@ class Blocks:
 
     ends: tuple[int, ...]
 
-    def matrix(self, tokens: int) -> Bool[Tensor, "N N"]:
+    def matrix(self, tokens: int, device: torch.device | None = None) -> Bool[Tensor, "N N"]:
         """Return the mask; row = who looks, column = what is seen."""
-        block = torch.bucketize(torch.arange(tokens), torch.tensor(self.ends), right=True)
+        ends = torch.tensor(self.ends, device=device)
+        block = torch.bucketize(torch.arange(tokens, device=device), ends, right=True)
         return block[None, :] <= block[:, None]
 
 
 Mask = Everybody | Causal | Blocks
+
+
+def visible(
+    mask: Mask, seen: Bool[Tensor, "B N"] | None, tokens: int, device: torch.device | None = None
+) -> Tensor | None:
+    """Return who sees whom, [N, N] or [B, 1, N, N]: `mask` without the tokens that `seen` calls padding.
+
+    A token that would see nothing, as padding on the left does, sees itself: nobody reads it, and a softmax over nothing is NaN.
+
+    >>> print(visible(Causal(), torch.tensor([[True, True, False]]), 3).int())
+    tensor([[[[1, 0, 0],
+              [1, 1, 0],
+              [1, 1, 0]]]], dtype=torch.int32)
+    """
+    matrix = mask.matrix(tokens, device)
+    if seen is None:
+        return matrix
+    keys = seen[:, None, None, :]
+    both = keys.expand(-1, -1, tokens, -1) if matrix is None else keys & matrix
+    alone = ~both.any(dim=-1, keepdim=True) & torch.eye(tokens, dtype=torch.bool, device=seen.device)
+    return both | alone
 
 
 def rotary_table(tokens: int, width: int, theta: float) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:

@@ -4,7 +4,7 @@ Letters: B = batch, C = cameras, L = text tokens, S = state width, T = horizon, 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -49,3 +49,32 @@ class Batch:
             answers_mask=part("answers_mask."),
             labels=part("label."),
         )
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """What OpenVLA is given: token ids and images. In parallel decoding the ids hold the slots too.
+
+    Autoregressive: prompt ids, in training followed by the action ids and EOS. Parallel: prompt ids, T A placeholders (in training the
+    true action ids; nothing reads their embeddings), EOS.
+    """
+
+    ids: Int64[Tensor, "B L"]  # right-padded
+    mask: Bool[Tensor, "B L"]  # False: padding
+    images: UInt8[Tensor, "B C H W 3"] | None = None  # of the towers' size; None where the patches are given apart
+    state: Float[Tensor, "B S"] | None = None  # in network coordinates
+    labels: Int64[Tensor, "B L"] | None = None  # the id that stands there, -100 where nothing is learned
+    actions: Float[Tensor, "B T A"] | None = None  # in network coordinates
+    whole: bool = False  # True: there is no padding, and no mask is needed
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "TokenBatch":
+        """Take the arrays that OpenVLA's pipeline makes; their names are this class's fields, others are left out."""
+        names = [name for name in ("ids", "mask", "images", "state", "labels", "actions") if name in arrays]
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in names}
+        return cls(**tensors, whole=bool(arrays["mask"].all()))
+
+    def to(self, device: torch.device) -> "TokenBatch":
+        """Return the batch on a device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)

@@ -33,6 +33,10 @@ class VisionConfig:
     register_tokens: int = 0
     layer_scale: float | None = None  # initial value, None: no LayerScale
     output_block: int | None = None  # features come after this block without the final norm; None: last block, normed
+    attention_pool: bool = False  # SigLIP's pooling weights are there; features do not depend on them
+    film: int | None = (
+        None  # width of the language embedding that modulates each block (FiLM, arXiv 1709.07871); None: none
+    )
 
     @property
     def grid(self) -> int:
@@ -87,6 +91,27 @@ Head = DiscreteHead  # a union: the next head is one more member, `DiscreteHead 
 
 
 @dataclass(frozen=True)
+class TokenHead:
+    """OpenVLA's action ids, read from the vocabulary (arXiv 2406.09246)."""
+
+
+@dataclass(frozen=True)
+class L1Head:
+    """OFT's regression head: a residual MLP from the states of one time step to its action (arXiv 2502.19645)."""
+
+    blocks: int = 2
+
+
+@dataclass(frozen=True)
+class DiffusionHead:
+    """OFT's diffusion head: the same MLP predicts the noise in the chunk (DDIM, arXiv 2010.02502)."""
+
+    blocks: int = 2
+    train_steps: int = 50  # of the noise schedule, squared cosine (arXiv 2102.09672)
+    steps: int = 50  # passes through the language model to sample a chunk
+
+
+@dataclass(frozen=True)
 class NetworkConfig:
     """A vision-language-action network with parallel output slots."""
 
@@ -102,3 +127,59 @@ class NetworkConfig:
     projector: int = 256  # hidden width
     classes: int = 64  # of the patch labels in the vision stage, 0 = nothing there
     state_dropout: float = 0.1  # share of the training samples whose state token is blanked
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A vision tower of OpenVLA, and how pixels in [0, 1] are scaled for it: (x - mean) / std for each colour."""
+
+    vision: VisionConfig
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The ids that mean something to OpenVLA (models.md 1.2 and 1.4)."""
+
+    bos: int = 1
+    eos: int = 2
+    space: int = 29871  # the bare space in front of the first action token
+    pad: int = 32000
+    actions_end: int = 32000  # action ids are the `bins` ids below it; a higher action has a lower id
+    bins: int = 256
+    placeholder: int = 1  # stands in the slots of parallel decoding, where embeddings are zero
+
+    @property
+    def actions_first(self) -> int:
+        """The lowest action id."""
+        return self.actions_end - self.bins
+
+
+@dataclass(frozen=True)
+class Autoregressive:
+    """One action id after the other, causal attention: OpenVLA."""
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """All numbers of a chunk at once, in slots with zero embeddings; every token sees every token: OpenVLA-OFT."""
+
+    horizon: int  # actions in a chunk
+    action_width: int
+    head: TokenHead | L1Head | DiffusionHead
+    state_width: int | None = None  # proprioception as a token of its own; None: not used
+
+
+Decoding = Autoregressive | Parallel
+
+
+@dataclass(frozen=True)
+class OpenVLAConfig:
+    """OpenVLA and its descendants: vision towers, a projector and a Llama (models.md 1 and 2)."""
+
+    towers: tuple[Tower, ...]  # DINOv2 first where there are two
+    language: LanguageConfig
+    decoding: Decoding = Autoregressive()
+    cameras: int = 1  # images, primary first; each gives the same number of tokens
+    vocabulary: Vocabulary = Vocabulary()

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ideomotor.model.attention import Everybody, Mask, attend, rotary_table, rotate
+from ideomotor.model.attention import Everybody, Mask, attend, rotary_table, rotate, visible
 from ideomotor.model.config import LanguageConfig
 
 
@@ -122,15 +122,19 @@ class Llama(nn.Module):
         if not config.tied:
             self.lm_head = nn.Linear(config.width, config.vocabulary, bias=False)
 
-    def forward(self, embeddings: Float[Tensor, "B N D"], mask: Mask | None = None) -> Float[Tensor, "B N D"]:
-        """Return the hidden states after the final norm; tokens stand at positions 0 to N - 1."""
+    def forward(
+        self, embeddings: Float[Tensor, "B N D"], mask: Mask | None = None, seen: Bool[Tensor, "B N"] | None = None
+    ) -> Float[Tensor, "B N D"]:
+        """Return the hidden states after the final norm; tokens stand at positions 0 to N - 1.
+
+        Nobody attends to what `seen` calls padding (None: there is none); the states there mean nothing.
+        """
         tokens = embeddings.shape[1]
         head_width = self.config.width // self.config.heads
         cos, sin = rotary_table(tokens, head_width, self.config.rope_theta)
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else embeddings.dtype
         table = (cos.to(embeddings.device, dtype), sin.to(embeddings.device, dtype))
-        matrix = (mask or Everybody()).matrix(tokens)
-        matrix = None if matrix is None else matrix.to(embeddings.device)
+        matrix = visible(mask or Everybody(), seen, tokens, embeddings.device)
         x = embeddings
         for layer in self.model.layers:
             x = layer(x, table, matrix)
@@ -138,5 +142,10 @@ class Llama(nn.Module):
 
     def logits(self, hidden: Float[Tensor, "B N D"], first_id: int, count: int) -> Float[Tensor, "B N count"]:
         """Return the logits of the ids from `first_id` on."""
-        weight = self.model.embed_tokens.weight if self.config.tied else self.lm_head.weight
-        return functional.linear(hidden, weight[first_id : first_id + count])
+        head = self.model.embed_tokens if self.config.tied else self.lm_head
+        if type(head) not in (
+            nn.Linear,
+            nn.Embedding,
+        ):  # with an adapter, whose output is no product with `weight` alone
+            return head(hidden)[..., first_id : first_id + count]
+        return functional.linear(hidden, head.weight[first_id : first_id + count])

@@ -1,6 +1,6 @@
 """Vision transformers with timm's key names: OpenVLA's DINOv2 and SigLIP, and the small ones with a convolutional stem.
 
-Letters: B = images, N = tokens, D = width.
+Letters: B = images, N = tokens, D = width, C = width of the language embedding that FiLM reads.
 """
 
 import torch
@@ -80,8 +80,34 @@ class LayerScale(nn.Module):
         return x * self.scale_factor
 
 
+class FiLM(nn.Module):
+    """A factor and a shift for each channel, read from a vector that describes the instruction (arXiv 1709.07871)."""
+
+    def __init__(self, condition: int, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Linear(condition, width)
+        self.shift = nn.Linear(condition, width)
+
+    def forward(self, x: Float[Tensor, "B N D"], condition: Float[Tensor, "B C"]) -> Float[Tensor, "B N D"]:
+        return x * (1 + self.scale(condition)[:, None]) + self.shift(condition)[:, None]
+
+
+class AttentionPool(nn.Module):
+    """The weights of SigLIP's pooling, under timm's names: nothing of OpenVLA reads them; they are kept for export."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.latent = nn.Parameter(torch.zeros(1, 1, width))
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.mlp = Mlp(config)
+
+
 class Block(nn.Module):
-    """Attention and MLP, each behind a norm and added to its input."""
+    """Attention and MLP, each behind a norm and added to its input; FiLM, where it is there, stands between them."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -95,9 +121,13 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.mlp = Mlp(config)
         self.ls2 = scale()
+        self.film = None if config.film is None else FiLM(config.film, config.width)
 
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+    def forward(self, x: Float[Tensor, "B N D"], condition: Float[Tensor, "B C"] | None) -> Float[Tensor, "B N D"]:
         x = x + self.ls1(self.attn(self.norm1(x)))
+        if self.film is not None:
+            assert condition is not None, "a tower with FiLM needs the instruction"
+            x = self.film(x, condition)
         return x + self.ls2(self.mlp(self.norm2(x)))
 
 
@@ -118,9 +148,13 @@ class VisionTransformer(nn.Module):
             self.reg_token = nn.Parameter(torch.zeros(1, config.register_tokens, config.width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
+        if config.attention_pool:
+            self.attn_pool = AttentionPool(config)
 
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
-        """Return the patch features."""
+    def forward(
+        self, images: Float[Tensor, "B 3 H W"], condition: Float[Tensor, "B C"] | None = None
+    ) -> Float[Tensor, "B N D"]:
+        """Return the patch features; `condition` describes the instruction to a tower with FiLM."""
         x = self.patch_embed(images) + self.pos_embed  # positions are added to patches only
         prefix = [
             getattr(self, name).expand(len(x), -1, -1) for name in ("cls_token", "reg_token") if hasattr(self, name)
@@ -128,6 +162,6 @@ class VisionTransformer(nn.Module):
         x = torch.cat([*prefix, x], dim=1) if prefix else x
         last = self.config.output_block
         for block in self.blocks if last is None else self.blocks[: last + 1]:
-            x = block(x)
+            x = block(x, condition)
         x = self.norm(x) if last is None else x
         return x[:, self.config.cls_tokens + self.config.register_tokens :]

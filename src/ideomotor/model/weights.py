@@ -1,85 +1,133 @@
-"""Networks to and from `model.safetensors` and `config.json`; strict, no pickle."""
+"""Our own checkpoints, `model.safetensors` and `config.json`; and how weights of any layout enter a network. Strict, no pickle."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from ideomotor.core import jsonable
 from ideomotor.core.errors import UserError
-from ideomotor.core.files import atomic_path, write_json
-from ideomotor.model.config import NetworkConfig
+from ideomotor.core.files import write_json
+from ideomotor.model.config import NetworkConfig, OpenVLAConfig
+from ideomotor.model.keys import check_keys
+from ideomotor.model.tensorfile import FILE, open_safetensors, write_safetensors
+from ideomotor.model.tensors import Cast, InMemory, Tensors
 from ideomotor.model.vla import VLA
 
 FORMAT = 1
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG = FILE, "config.json"
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
-def save_network(network: VLA, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+def save_network(network: VLA, folder: Path, dtype: torch.dtype | None = torch.float32) -> None:
     """Write weights and configuration; equal weights give equal bytes."""
-    state = {name: tensor.detach().to(dtype).contiguous() for name, tensor in sorted(network.state_dict().items())}
-    with atomic_path(folder / WEIGHTS) as temporary:
-        save_file(state, temporary)
-        temporary.chmod(0o644)  # the library writes files that only their owner can read
-    write_json(folder / CONFIG, {"format": FORMAT, **jsonable.to_json(network.config)})
+    write_checkpoint(folder, network.config, Cast(InMemory(network.state_dict()), dtype))
+
+
+def write_checkpoint(folder: Path, config: NetworkConfig | OpenVLAConfig, tensors: Tensors) -> None:
+    """Write a checkpoint of ours."""
+    write_safetensors(folder / WEIGHTS, tensors)
+    write_json(folder / CONFIG, {"format": FORMAT, **jsonable.to_json(config)})
 
 
 def load_network(folder: Path) -> VLA:
-    """Undo `save_network`; weights are held in float32.
+    """Undo `save_network` of a VLA; weights are held in float32.
 
     Raises:
         UserError: a file is missing or damaged, or the keys are not those of the configuration.
     """
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} has no {name}; give the folder of a policy, as `ideomotor train` writes it")
-    network = VLA(jsonable.from_json(NetworkConfig, _read_config(folder / CONFIG), str(folder / CONFIG)))
-    try:
-        state = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise UserError(
-            f"{folder / WEIGHTS} is no safetensors file ({error}); copy it again or give another checkpoint"
-        ) from error
-    check_keys(network.state_dict(), state, str(folder / WEIGHTS))
-    network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    config = read_config(folder)
+    if not isinstance(config, NetworkConfig):
+        raise UserError(f"{folder} holds an OpenVLA; give the folder of a policy with a network of our own")
+    network = VLA(config)
+    state, tensors = network.state_dict(), open_safetensors(folder)
+    check_keys(state, tensors.entries, folder / WEIGHTS)
+    for name in tensors.entries:
+        tensors.read(name, state[name])
     return network
 
 
-def check_keys(expected: dict[str, Tensor], found: dict[str, Tensor], where: str) -> None:
-    """Compare names and shapes.
+def read_config(folder: Path) -> NetworkConfig | OpenVLAConfig:
+    """Return the configuration of a checkpoint of ours.
 
     Raises:
-        UserError: lists what is missing, extra, or of another shape.
+        UserError: a file is missing, or the configuration is none of this version.
     """
-    wrong = {
-        "missing": sorted(expected.keys() - found.keys()),
-        "extra": sorted(found.keys() - expected.keys()),
-        "of another shape": sorted(
-            f"{name} {tuple(found[name].shape)} for {tuple(expected[name].shape)}"
-            for name in expected.keys() & found.keys()
-            if expected[name].shape != found[name].shape
-        ),
-    }
-    lines = [
-        f"  {len(names)} {kind}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
-        for kind, names in wrong.items()
-        if names
-    ]
-    if lines:
-        raise UserError(
-            f"{where} does not fit its config.json:\n" + "\n".join(lines) + "\nTake both from one checkpoint."
-        )
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} has no {name}; give the folder of a policy, as `ideomotor train` writes it")
+    path = folder / CONFIG
+    value = read_json(path)
+    if value.pop("format", None) != FORMAT:
+        raise UserError(f"{path} is not a network configuration of format {FORMAT}; write the policy with this version")
+    kind = OpenVLAConfig if value.get("type") == OpenVLAConfig.__name__ else NetworkConfig
+    return jsonable.from_json(kind, value, str(path))
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        UserError: it is none.
+    """
     try:
         value: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); take the file from the checkpoint again") from error
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise UserError(f"{path} is not a network configuration of format {FORMAT}; write the policy with this version")
-    return {name: item for name, item in value.items() if name != "format"}
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is no JSON object; take the file from the checkpoint again")
+    return value
+
+
+class _Unfilled(TorchFunctionMode):
+    """Skip what fills tensors with numbers. There is nothing to fill, and PyTorch would first load its compiler: 1 s, 75 MB."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.randn:
+            return torch.empty(*args, **(kwargs or {}))
+        if func in (init.normal_, init.uniform_):
+            return args[0] if args else (kwargs or {})["tensor"]
+        if func is Tensor.mul and isinstance(args[1], float):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def outline(make: Callable[[], Network]) -> Network:
+    """Return a network with names, shapes and types, and no memory behind them."""
+    with torch.device("meta"), _Unfilled():
+        return make()
+
+
+def build(
+    make: Callable[[], Network],
+    tensors: Tensors,
+    where: Path,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+) -> Network:
+    """Return a network whose weights were read straight into their place; no dtype: each as it is stored.
+
+    Nothing is allocated before names and shapes have been compared.
+
+    Raises:
+        UserError: the tensors are not those of the network.
+    """
+    network = outline(make)
+    check_keys(network.state_dict(), tensors.entries, where)
+    state = {
+        name: torch.empty(entry.shape, dtype=dtype or entry.dtype, device=device)
+        for name, entry in tensors.entries.items()
+    }
+    for name in tensors.entries:
+        tensors.read(name, state[name])
+    network.load_state_dict(state, assign=True)
+    assert not any(buffer.is_meta for buffer in network.buffers()), "a buffer that no checkpoint holds"
+    return network.eval()

@@ -10,6 +10,7 @@ One request is in flight at a time, over a pair of local sockets that no other p
 """
 
 import contextlib
+import json
 import signal
 import socket
 import subprocess
@@ -18,10 +19,12 @@ import tempfile
 from collections.abc import Sequence
 from typing import IO, Any
 
+from ideomotor.core import jsonable
 from ideomotor.core.errors import UserError
 from ideomotor.core.spec import Embodiment
 from ideomotor.core.types import Chunk, Observation
 from ideomotor.policy import wire
+from ideomotor.policy.options import PolicyOptions
 
 PROGRAM = (sys.executable, "-m", "ideomotor.policy.worker")
 STOP_S = 2.0  # [s] for the child to leave by itself after its stream was closed
@@ -38,24 +41,30 @@ class ProcessPolicy:
     def __init__(
         self,
         policy: str,
+        options: PolicyOptions = PolicyOptions(),  # noqa: B008 (frozen)
         *,
         timeout_s: float = 30.0,
-        start_timeout_s: float = 120.0,
+        start_timeout_s: float = 600.0,
         program: Sequence[str] = PROGRAM,
     ) -> None:
         """Start the child and wait until the policy is loaded.
 
         Args:
-            policy: "shipped" or a policy folder; handed to the child.
+            policy: "shipped", or the folder of a policy or checkpoint; handed to the child.
+            options: handed to the child as well.
             timeout_s: [s] longest time for an answer; after it the child is killed.
-            start_timeout_s: [s] longest time to load.
-            program: the child's command line, to which `--policy` and `--stream` are added.
+            start_timeout_s: [s] longest time to load; a checkpoint may have 15 GB.
+            program: the child's command line, to which `--policy`, `--options` and `--stream` are added.
 
         Raises:
             UserError: the policy cannot be loaded; the message is the child's.
             PolicyDied: the child ended or was too slow.
         """
         self._policy = policy
+        self._options = json.dumps(jsonable.to_json(options))
+        self.illegal_ids = (
+            0  # given by the policy since it was started: ids that are no actions, decoded as an end of the range
+        )
         self._timeout_s = timeout_s
         self._start_timeout_s = start_timeout_s
         self._program = tuple(program)
@@ -142,7 +151,15 @@ class ProcessPolicy:
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
         with theirs:
             self._child = subprocess.Popen(
-                [*self._program, "--policy", self._policy, "--stream", str(theirs.fileno())],
+                [
+                    *self._program,
+                    "--policy",
+                    self._policy,
+                    "--options",
+                    self._options,
+                    "--stream",
+                    str(theirs.fileno()),
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -175,6 +192,7 @@ class ProcessPolicy:
         answer = self._receive(self._timeout_s)
         if answer.get("id") != self._count:
             raise self._died(f"answered request {answer.get('id')} instead of {self._count} and was ended")
+        self.illegal_ids = int(answer.get("illegal_ids", self.illegal_ids))
         return answer
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:

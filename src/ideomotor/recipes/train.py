@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from ideomotor.collect.config import CollectConfig
 from ideomotor.recipes.config import Recipe, RecipeConfig
-from ideomotor.train.config import FrozenTower, TrainConfig, Vision
+from ideomotor.train.config import FrozenTower, Lora, TrainConfig, Vision
 
 # Seeds of the collections lie apart; `scenes` draws layouts of its own below 900000; seeds from there up are for final measurements.
 SCENE_SEEDS, EXPERT_SEEDS, CORRECTION_SEEDS = 0, 100_000, 200_000
@@ -79,4 +79,27 @@ def small_tabletop(run: RecipeConfig) -> Recipe:
                 word_noise=0.3,
             ),
         )
+    )
+
+
+def openvla_lora(init: str, data: str, out: str) -> TrainConfig:
+    """Fine-tune an OpenVLA on a dataset as its own script does (models.md 1.11): AdamW at a constant rate, no clipping, batches of 16."""
+    return TrainConfig(
+        data=data,
+        out=out,
+        init=init,
+        stage=Lora(),
+        steps=200_000,  # at most, as there; a few thousand are enough for a few dozen episodes
+        batch=16,
+        learning_rate=5e-4,
+        warm_up=0,
+        final_share=1.0,
+        weight_decay=0.01,
+        betas=(0.9, 0.999),
+        clip=0.0,
+        checkpoint_every=5000,
+        eval_every=1000,
+        validation_windows=256,
+        brightness=0.0,
+        contrast=0.0,
     )

@@ -29,22 +29,33 @@ class UniformBins:
         """The 256 edges over [-1, 1]."""
         return np.linspace(-1.0, 1.0, NUM_EDGES)
 
+    @property
+    def border(self) -> int:
+        """The id that all action ids lie above: what the reference's masks compare with, 31743 for Llama-2's vocabulary."""
+        return self.vocabulary - NUM_EDGES - 1
+
     def encode(self, x: Float[np.ndarray, "*batch"]) -> Integer[np.ndarray, "*batch"]:
         """Return the ids of values in network coordinates; values beyond [-1, 1] take the end bins.
 
+        Raises:
+            UserError: NaN or an infinity, which the reference maps to an end bin without a word.
+        """
+        _refuse_not_finite(x)
+        return self.encode_unchecked(x)
+
+    def encode_unchecked(self, x: Float[np.ndarray, "*batch"]) -> Integer[np.ndarray, "*batch"]:
+        """Return the ids of any values as the reference gives them: NaN and inf as 1, -inf as -1. For comparisons with it only.
+
         An affine step gives the bin or the one below it, one comparison with the true edge decides: the ids of `np.digitize`, and
         several times faster.
-
-        Raises:
-            UserError: NaN, which the reference maps to the last bin without a word.
         """
-        _refuse_nan(x)
         values = x if x.dtype == np.float32 else x.astype(np.float64, copy=False)
         upper = _round_up(self.edges[1:], values.dtype)  # upper[b] = the edge above bin b
         ids = np.empty(values.shape, np.int64)
         flat, out = np.ascontiguousarray(values).reshape(-1), ids.reshape(-1)
         for start in range(0, len(flat), BLOCK):
             block = np.clip(flat[start : start + BLOCK], -1.0, 1.0)
+            block[np.isnan(block)] = 1.0
             index = ((block + 1.0) * ((NUM_EDGES - 1) / 2) - ROUNDING).astype(np.intp)
             index += block >= upper[index]
             np.subtract(self.vocabulary - 1, index, out=out[start : start + BLOCK])
@@ -81,9 +92,9 @@ class QuantileBins:
         """Return the ids; values beyond the training range take the end bins.
 
         Raises:
-            UserError: NaN.
+            UserError: NaN or an infinity.
         """
-        _refuse_nan(x)
+        _refuse_not_finite(x)
         index = np.searchsorted(np.asarray(self.edges[1:-1]), x, side="right")
         return self.vocabulary - 1 - index
 
@@ -94,11 +105,12 @@ class QuantileBins:
         return 0.5 * (edges[index] + edges[index + 1])
 
 
-def _refuse_nan(x: np.ndarray) -> None:
-    if x.size and np.isnan(np.min(x)):
-        where = tuple(int(i) for i in np.argwhere(np.isnan(x))[0])
+def _refuse_not_finite(x: np.ndarray) -> None:
+    if x.size and not (np.isfinite(np.min(x)) and np.isfinite(np.max(x))):  # minimum and maximum pass NaN on
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
+        value = "NaN" if np.isnan(x[where]) else "infinite"
         raise UserError(
-            f"action value {where} is NaN; an action token needs a number. Check the data with `ideomotor data check`"
+            f"action value {where} is {value}; an action token needs a number. Check the data with `ideomotor data check`"
         )
 
 

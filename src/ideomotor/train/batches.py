@@ -1,6 +1,6 @@
 """The data of a run: datasets, split by episode, as windows in the network's coordinates."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,16 +16,18 @@ from ideomotor.data.loader import Loader, LoaderConfig
 from ideomotor.data.statistics import Statistics, summarize, training_statistics
 from ideomotor.data.windows import Window, WindowSource, split_episodes
 from ideomotor.model.config import NetworkConfig
-from ideomotor.pipeline import Pipeline, PipelineConfig
-from ideomotor.tokenize.text import TextTokenizer
+from ideomotor.pipeline.protocol import PolicyPipeline
+from ideomotor.pipeline.slots import Pipeline, PipelineConfig
 from ideomotor.train.config import FrozenTower, TrainConfig, Vision, number_of_processes
-from ideomotor.train.design import design_network, design_pipeline, embodiment_of
+from ideomotor.train.design import design_network, design_pipeline, embodiment_of, preset_sizes
+from ideomotor.train.language import choose_language
 from ideomotor.train.origin import read_origin
 
 SPLIT_SEED = 0  # the same episodes are held out in all runs on a dataset, so that no stage learns what another tests
 EVALUATED_TOGETHER = 64  # windows
 
 Arrays = dict[str, np.ndarray]
+Encoder = Callable[[list[Window]], Arrays]
 Places = Sequence[tuple[int, int]]  # number of the source, number of the window in it
 
 
@@ -54,11 +56,12 @@ class Split:
 class Data:
     """All that a run learns from and is evaluated on."""
 
-    pipeline: Pipeline
-    network: NetworkConfig | None  # of a start from scratch
+    pipeline: PolicyPipeline
     loader: Loader  # of the training windows
     splits: tuple[Split, ...]  # one for each dataset
     held_out: Places  # which of the held-out windows are evaluated
+    encode: Encoder  # makes arrays of held-out windows; the loader's own augments its batches
+    together: int = EVALUATED_TOGETHER  # windows that are evaluated at once
 
     @property
     def fingerprint(self) -> str:
@@ -74,7 +77,7 @@ class Data:
     def some(self, count: int) -> Arrays:
         """Return a batch of the first windows, with images."""
         source = self.splits[0].train
-        arrays = self.pipeline.encode([source[i % len(source)] for i in range(count)])
+        arrays = dict(self.pipeline.encode([source[i % len(source)] for i in range(count)]))
         return arrays | {"sample": np.stack([np.zeros(count, np.int64), np.arange(count) % len(source)], axis=1)}
 
     def evaluated(self, rank: int, world: int) -> Iterator[Arrays]:
@@ -83,52 +86,74 @@ class Data:
         In `sample`, held-out sources are counted after the training sources.
         """
         mine = [self.held_out[i % len(self.held_out)] for i in range(rank, max(len(self.held_out), world), world)]
-        for first in range(0, len(mine), EVALUATED_TOGETHER):
-            places = mine[first : first + EVALUATED_TOGETHER]
-            arrays = self.loader.encode([self.splits[d].held_out[i] for d, i in places])
+        for first in range(0, len(mine), self.together):
+            places = mine[first : first + self.together]
+            arrays = self.encode([self.splits[d].held_out[i] for d, i in places])
             yield dict(arrays) | {"sample": np.array([(len(self.splits) + d, i) for d, i in places], np.int64)}
 
 
-def load_data(config: TrainConfig, start: Path | None) -> Data:
+@dataclass(frozen=True)
+class SlotData(Data):
+    """The same for a network with learned output slots."""
+
+    pipeline: Pipeline
+    network: NetworkConfig | None = None  # of a start from scratch
+
+
+def load_data(config: TrainConfig, start: Path | None) -> SlotData:
     """Open the datasets of a run, with the pipeline of the policy in the folder `start`, or with a new one.
 
     Raises:
         UserError: data are missing, damaged, or of another embodiment.
         UsageError: the options do not fit them.
     """
-    datasets = _open(config.data)
-    embodiment = _common_embodiment(datasets)
+    if config.language and config.init:
+        raise UsageError("--init brings its own language model; leave out --language, or start from scratch with it")
+    datasets = open_datasets(config.data)
+    embodiment = common_embodiment(datasets)
     network: NetworkConfig | None = None
     saved: Pipeline | None = None
     if start is None:
-        text = TextTokenizer.shipped()
-        network = design_network(config.preset, embodiment, datasets, text)
+        sizes, text = choose_language(preset_sizes(config.preset), config.language)
+        network = design_network(sizes, embodiment, datasets, text)
         wanted = design_pipeline(network, embodiment)
     else:
         saved = Pipeline.load(start)
         check_same(saved.embodiment, embodiment, f"the policy in {start}", f"the data in {datasets[0].path}")
         text, wanted = saved.text, saved.config
-    wanted = replace(wanted, tasks=_all_tasks(wanted.tasks, config.tasks))
+    wanted = replace(wanted, tasks=all_tasks(wanted.tasks, config.tasks))
     splits = tuple(_split(dataset, wanted, config) for dataset in datasets)
     kept = saved is not None and start is not None and _knows_actions(start, config)
-    pipeline = Pipeline(wanted, embodiment, saved.statistics if saved and kept else _statistics(splits), text)
+    pipeline = Pipeline(wanted, embodiment, saved.statistics if saved and kept else joint_statistics(splits), text)
+    encode = Encode(pipeline, with_images=not isinstance(config.stage, FrozenTower))
     loader = Loader(
         [split.train for split in splits],
-        _weights(config.weights, splits),
+        shares(config.weights, splits),
         LoaderConfig(config.batch, config.seed, config.workers, Jitter(config.brightness, config.contrast)),
-        Encode(pipeline, with_images=not isinstance(config.stage, FrozenTower)),
+        encode,
     )
-    return Data(pipeline, network, loader, splits, _spread(splits, config.validation_windows))
+    held_out = [(d, i) for d, split in enumerate(splits) for i in range(len(split.held_out))]
+    return SlotData(pipeline, loader, splits, spread(held_out, config.validation_windows), encode, network=network)
 
 
-def _open(data: str) -> list[Dataset]:
+def open_datasets(data: str) -> list[Dataset]:
+    """Open the folders of a comma-separated list.
+
+    Raises:
+        UserError: one of them cannot be read.
+    """
     folders = [name.strip() for name in data.split(",") if name.strip()]
     if not folders:
         raise UsageError("--data is empty; name one or more folders of datasets, separated by commas")
     return [open_dataset(folder) for folder in folders]
 
 
-def _common_embodiment(datasets: Sequence[Dataset]) -> Embodiment:
+def common_embodiment(datasets: Sequence[Dataset]) -> Embodiment:
+    """Return what the numbers of all datasets mean.
+
+    Raises:
+        UserError: they mean different things.
+    """
     first = embodiment_of(datasets[0])
     for dataset in datasets[1:]:
         check_same(embodiment_of(dataset), first, str(dataset.path), str(datasets[0].path))
@@ -151,7 +176,7 @@ def _split(dataset: Dataset, wanted: PipelineConfig, config: TrainConfig) -> Spl
     return Split(train, held_out, frames)
 
 
-def _statistics(splits: Sequence[Split]) -> Statistics:
+def joint_statistics(splits: Sequence[Split]) -> Statistics:
     """Return the statistics of all training episodes together."""
     each = [training_statistics(s.train.dataset, s.train.episodes.tolist()) for s in splits]  # refuses NaN by its place
     if len(each) == 1:
@@ -161,7 +186,8 @@ def _statistics(splits: Sequence[Split]) -> Statistics:
     return Statistics({STATE: summarize(state), ACTION: summarize(actions)})
 
 
-def _all_tasks(before: tuple[str, ...], added: str) -> tuple[str, ...]:
+def all_tasks(before: tuple[str, ...], added: str) -> tuple[str, ...]:
+    """Return the tasks of a policy with those of a comma-separated list."""
     names = [name.strip() for name in added.split(",") if name.strip()]
     return tuple(dict.fromkeys([*before, *names]))
 
@@ -171,7 +197,8 @@ def _knows_actions(start: Path, config: TrainConfig) -> bool:
     return isinstance(config.stage, Vision) or read_origin(start) != Vision.__name__
 
 
-def _weights(text: str, splits: Sequence[Split]) -> list[float]:
+def shares(text: str, splits: Sequence[Split]) -> list[float]:
+    """Return the shares of the datasets: as stated, or in proportion to their windows."""
     if not text:
         return [float(len(split.train)) for split in splits]
     try:
@@ -185,8 +212,7 @@ def _weights(text: str, splits: Sequence[Split]) -> list[float]:
     return weights
 
 
-def _spread(splits: Sequence[Split], count: int) -> Places:
-    """Return at most `count` held-out windows, evenly spread."""
-    places = [(d, i) for d, split in enumerate(splits) for i in range(len(split.held_out))]
+def spread(places: Places, count: int) -> Places:
+    """Return at most `count` of these windows, evenly spread."""
     chosen = np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)
     return [places[k] for k in chosen.tolist()]

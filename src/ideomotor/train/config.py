@@ -34,7 +34,24 @@ class Everything:
     tower_rate: float = 1.0  # the tower's learning rate as a share of `learning_rate`
 
 
-Stage = Vision | FrozenTower | Everything
+@dataclass(frozen=True)
+class Lora:
+    """Fine-tune an OpenVLA with LoRA (`--lora`); the defaults are those of OpenVLA's own script (models.md 1.11)."""
+
+    rank: int = 32  # of the adapters
+    alpha: int | None = None  # an adapter counts alpha / rank times; None: min(rank, 16)
+    dropout: float = 0.0  # share of an adapter's inputs that are left out
+    targets: str = ""  # last parts of module names, separated by commas; empty: all linear layers, patch projections
+    cameras: str = ""  # roles, separated by commas, primary first; empty: those of the checkpoint, else the first ones
+    augment: Literal["openvla", "none"] = "openvla"  # crop of 90 %, brightness, contrast, saturation and hue at random
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where there is one
+    merged: Literal["auto", "stored", "fp32"] = (
+        "auto"  # trained weights: as the base's, or fp32; auto: fp32 if trained in it
+    )
+
+
+SlotStage = Vision | FrozenTower | Everything  # of networks with learned output slots
+Stage = SlotStage | Lora
 
 
 @dataclass(frozen=True)
@@ -45,9 +62,10 @@ class TrainConfig:
     out: str  # folder of this run; the policy ends up in its folder `final`
     weights: str = ""  # shares of the datasets, separated by commas; empty: in proportion to their frames
     preset: str = "small"  # the network's size, for a start from scratch
+    language: str = ""  # start the language model from this GGUF file or Hugging Face folder (Llama architecture), its tokenizer with it; the preset gives the rest
     init: str = ""  # start from these weights: "shipped" or a policy's folder; empty: from scratch
     tasks: str = ""  # names of the tasks that the policy learns, separated by commas; with `init` its own are kept and these added
-    stage: Vision | FrozenTower | Everything = Everything()  # which weights learn, from what
+    stage: Vision | FrozenTower | Everything | Lora = Everything()  # which weights learn, from what
     steps: int = 2000  # optimizer steps
     max_minutes: float = 0.0  # largest duration; the number of steps is fitted to it. 0: no limit
     batch: int = 128  # samples a step, all processes together
@@ -56,7 +74,7 @@ class TrainConfig:
     final_share: float = 0.01  # learning rate at the end of the cosine, as a share of the peak
     weight_decay: float = 0.05  # of matrices; vectors (biases, norms) do not decay
     betas: tuple[float, float] = (0.9, 0.95)  # of AdamW
-    clip: float = 1.0  # largest norm of the gradient
+    clip: float = 1.0  # largest norm of the gradient; 0: any
     seed: int = 0  # decides first weights, order of the samples and augmentation
     checkpoint_every: int = 500  # steps between checkpoints
     keep: int = 2  # how many checkpoints stay on disk
@@ -78,6 +96,7 @@ class TrainConfig:
 # Fields that may differ between a run and its continuation: they change no weight.
 FREE_ON_RESUME = frozenset(
     {"data", "out", "resume", "checkpoint_every", "keep", "eval_every", "validation_windows", "workers", "init"}
+    | {"language"}
 )
 
 

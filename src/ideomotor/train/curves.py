@@ -22,9 +22,10 @@ def draw_curves(log: Path, picture: Path) -> None:
     _line(loss, train, "loss", "training")
     _line(loss, evals, "loss", "validation", marker="o")
     loss.set(ylabel="loss [nats]", title="loss")
+    _line(accuracy, train, "accuracy", "training")
     for name in sorted({key for line in evals for key in line["accuracy"]}):
         _line(accuracy, evals, f"accuracy.{name}", name, marker="o")
-    accuracy.set(ylim=(0, 1), ylabel="share", title="validation: most likely token is the target")
+    accuracy.set(ylim=(0, 1), ylabel="share", title="most likely token is the target")
     for name in sorted({key for line in evals for key in line["errors"]}):
         _line(error, evals, f"errors.{name}", name, marker="o")
     error.set(yscale="log", title="validation: mean absolute error (unit in the name)")

@@ -7,27 +7,31 @@ from ideomotor.core.errors import unknown
 from ideomotor.core.spec import Channel, ChunkLength, Embodiment
 from ideomotor.data.dataset import ACTION, STATE, Dataset
 from ideomotor.model.config import CameraTokens, NetworkConfig
-from ideomotor.model.presets import small, tiny
-from ideomotor.pipeline import LOCATION, PipelineConfig
+from ideomotor.model.presets import base, small, tiny
+from ideomotor.pipeline.slots import LOCATION, PipelineConfig
 from ideomotor.tokenize.prompt import Bare, prompt_text
 from ideomotor.tokenize.text import TextTokenizer
 
-PRESETS = {"small": small, "tiny": tiny}  # a new preset is a function in model/presets.py and its name here
+PRESETS = {"small": small, "tiny": tiny, "base": base}  # a new one is a function in model/presets.py and its name here
 ANSWERS = {LOCATION.name: LOCATION}  # label columns that slot groups of the same name answer
 MANY_TOKENS = 1 << 10  # more than any instruction has
 
 
-def design_network(
-    preset: str, embodiment: Embodiment, datasets: Sequence[Dataset], text: TextTokenizer
-) -> NetworkConfig:
-    """Return a preset with the cameras of the data, wide enough for their numbers and instructions.
+def preset_sizes(preset: str) -> NetworkConfig:
+    """Return the sizes of a preset.
 
     Raises:
         UsageError: there is no such preset.
     """
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
-    sizes = PRESETS[preset]()
+    return PRESETS[preset]()
+
+
+def design_network(
+    sizes: NetworkConfig, embodiment: Embodiment, datasets: Sequence[Dataset], text: TextTokenizer
+) -> NetworkConfig:
+    """Return the sizes with the cameras of the data, wide enough for their numbers and instructions."""
     cameras = sizes.cameras
     if not {camera.role for camera in cameras} <= set(embodiment.cameras_by_role):
         cameras = tuple(CameraTokens(role, cameras[-1].merge) for role in embodiment.cameras_by_role)

@@ -1,7 +1,6 @@
 """Training, as a numbered recipe. Stages (vision, frozen tower, everything) are configurations of this one loop."""
 
 import json
-import shutil
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -13,18 +12,17 @@ import torch
 from ideomotor.core import jsonable
 from ideomotor.core.errors import UsageError, UserError
 from ideomotor.core.files import atomic_folder, write_json
-from ideomotor.model.batch import Batch
-from ideomotor.model.vla import VLA
 from ideomotor.policy.local import policy_folder
-from ideomotor.train.batches import Data, load_data
+from ideomotor.train.batches import Data
 from ideomotor.train.checkpoint import Progress, Restored, check_data, new_checkpoint, restore, room_on_disk
-from ideomotor.train.config import TrainConfig, number_of_processes
-from ideomotor.train.metrics import evaluate
+from ideomotor.train.config import TrainConfig
+from ideomotor.train.family import open_data, open_learner, processes
+from ideomotor.train.learner import Learner
+from ideomotor.train.metrics import evaluate, measure
 from ideomotor.train.optim import FlatAdamW, build_optimizer, learning_rate
 from ideomotor.train.parallel import Group, StopRequest, launch
 from ideomotor.train.precision import Precision, autocast, choose
-from ideomotor.train.report import Report
-from ideomotor.train.stages import Learner, build_learner, build_network, losses
+from ideomotor.train.report import Report, add_note
 
 CALIBRATION = 20  # steps after which a run with `max_minutes` decides how many it can make
 MARGIN = 0.95  # share of the remaining time that is planned
@@ -43,13 +41,13 @@ def train(config: TrainConfig) -> Path:
     restored = restore(config) if config.resume else None
     if config.resume and (out / "final").exists():
         return out / "final"
-    load_data(
+    open_data(
         config, _start_folder(config, restored)
     )  # here faults in the data show, statistics are computed and frames decoded
     with room_on_disk(out):
         write_json(out / "config.json", jsonable.to_json(config))
-    processes = restored.progress.processes if restored else number_of_processes(config.processes)
-    launch("ideomotor.train.rank", [str(out / "config.json")], processes)
+    ranks = restored.progress.processes if restored else processes(config)
+    launch("ideomotor.train.rank", [str(out / "config.json")], ranks)
     return out / "final"
 
 
@@ -68,12 +66,12 @@ def run(config: TrainConfig, group: Group, stop: StopRequest) -> bool:
     began = time.monotonic()
     restored = restore(config) if config.resume else None
     start = _start_folder(config, restored)
-    data = load_data(config, start)  # 1 data
-    network = build_network(config, data, start)  # 2 network
-    progress = restored.progress if restored else _begin(config, data, network, group)
+    data = open_data(config, start)  # 1 data
+    learner = open_learner(config, data, start, group)  # 2 network
+    progress = restored.progress if restored else _begin(config, data, learner, group)
     with room_on_disk(Path(config.out)):
-        learner = build_learner(config, data, network, group, progress.precision)
-        optimizer = build_optimizer(network, config)  # 3 optimizer
+        learner.prepare(progress.precision, group)
+        optimizer = build_optimizer(learner.network, config)  # 3 optimizer
         if restored is not None:  # 4 exact resume
             check_data(restored, data.fingerprint)
             optimizer.load(restored.optimizer)
@@ -82,8 +80,9 @@ def run(config: TrainConfig, group: Group, stop: StopRequest) -> bool:
             return False
         if group.leads:
             with atomic_folder(Path(config.out) / "final") as folder:
-                learner.save(folder, data.pipeline, progress.step)  # 6 final weights
-            shutil.rmtree(Path(config.out) / "features", ignore_errors=True)
+                said = learner.finish(folder, progress.step)  # 6 final weights
+            if said:
+                add_note(Path(config.out), said)
         group.wait()
     return True
 
@@ -111,7 +110,7 @@ def train_step(job: _Job, arrays: dict[str, np.ndarray], progress: Progress) -> 
     torch.manual_seed(_seed(job.config.seed, progress.step, job.group.rank))  # dropout depends on these alone
     job.optimizer.clear()
     share = job.config.batch // job.group.world
-    with autocast(progress.precision):
+    with autocast(progress.precision, job.learner.device):
         found = job.learner.losses(arrays, progress.step * job.config.batch + job.group.rank * share)
     found["loss"].backward()
     values = {name: float(loss.detach()) for name, loss in found.items()} | {"asked": float(job.stop.received)}
@@ -132,10 +131,11 @@ def _loop(job: _Job, progress: Progress) -> Progress:
     with closing(Report(Path(config.out), progress, config.batch, silent=not group.leads)) as report:
         report.say(f"{job.learner.summary}; {job.data.summary}")
         report.say(f"{progress.processes} processes, {progress.precision} ({progress.precision_reason})")
-        clock = _Clock(job.began, _evaluate(job, progress, report) if progress.step == 0 else 0.0)
+        clock = _Clock(job.began, _evaluate(job, progress, report, []) if progress.step == 0 else 0.0)
         batches = job.data.loader.batches(progress.step, group.rank, group.world)
         while progress.step < progress.steps:
-            values = train_step(job, next(batches), progress)
+            arrays = next(batches)
+            values = train_step(job, arrays, progress)
             asked = values.pop("asked") > 0
             progress = replace(progress, step=progress.step + 1)
             report.step(progress.step, values)
@@ -145,7 +145,7 @@ def _loop(job: _Job, progress: Progress) -> Progress:
             if asked or last or progress.step % config.checkpoint_every == 0:
                 _save(job, progress, report)
             if last or progress.step % config.eval_every == 0:
-                _evaluate(job, progress, report)
+                _evaluate(job, progress, report, [arrays])
             if asked:
                 break
     return progress
@@ -198,12 +198,14 @@ def _start_folder(config: TrainConfig, restored: Restored | None) -> Path | None
     return policy_folder(config.init) if config.init else None
 
 
-def _begin(config: TrainConfig, data: Data, network: VLA, group: Group) -> Progress:
+def _begin(config: TrainConfig, data: Data, learner: Learner, group: Group) -> Progress:
     """Decide what a new run needs to be exactly continued."""
     if config.precision != "auto":
         return Progress(0, config.steps, config.precision, "as asked for", group.world, data.fingerprint)
-    few = Batch.from_arrays(data.some(MEASURED_SAMPLES))
-    choice = choose(lambda: torch.autograd.backward(losses(network, few, config.stage)["loss"]))
+    if learner.device == "cuda":
+        return Progress(0, config.steps, "bf16", "the GPU's own", group.world, data.fingerprint)
+    few = data.some(min(MEASURED_SAMPLES, data.together))
+    choice = choose(lambda: torch.autograd.backward(learner.losses(few, 0)["loss"]))
     precision = PRECISIONS[int(group.agree(float(PRECISIONS.index(choice.precision))))]
     return Progress(0, config.steps, precision, choice.reason, group.world, data.fingerprint)
 
@@ -211,13 +213,16 @@ def _begin(config: TrainConfig, data: Data, network: VLA, group: Group) -> Progr
 def _save(job: _Job, progress: Progress, report: Report) -> None:
     if job.group.leads:
         with new_checkpoint(job.config, progress, job.optimizer.state()) as folder:
-            job.learner.save(folder, job.data.pipeline, progress.step)
+            job.learner.save(folder, progress.step)
     report.saved(progress.step)
 
 
-def _evaluate(job: _Job, progress: Progress, report: Report) -> float:
-    """Evaluate on held-out episodes, and return how long it took [s]."""
+def _evaluate(job: _Job, progress: Progress, report: Report, learned: list[dict[str, np.ndarray]]) -> float:
+    """Evaluate on held-out episodes, and on batches that were learned; return how long it took [s]."""
     start = time.monotonic()
     if job.data.held_out:
-        report.evaluation(progress.step, evaluate(job.learner, job.data, job.group, progress.precision))
+        values = evaluate(job.learner, job.data, job.group, progress.precision)
+        if learned:
+            values["training"] = measure(job.learner, learned, job.group, progress.precision)
+        report.evaluation(progress.step, values)
     return job.group.agree(time.monotonic() - start)

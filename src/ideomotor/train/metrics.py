@@ -3,21 +3,19 @@
 B = windows of a batch, T = actions of a chunk, A = action channels.
 """
 
-from collections.abc import Mapping
-from typing import Any, assert_never
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ideomotor.model.batch import Batch
+from ideomotor.core.spec import Embodiment
 from ideomotor.train.batches import Data
-from ideomotor.train.config import Everything, FrozenTower, Vision
+from ideomotor.train.learner import Arrays, Learner, Sums
 from ideomotor.train.parallel import Group
 from ideomotor.train.precision import Precision, autocast
-from ideomotor.train.stages import Learner, losses
-
-Sums = dict[str, tuple[float, float]]  # name -> sum and count
 
 
 def evaluate(learner: Learner, data: Data, group: Group, precision: Precision) -> dict[str, Any]:
@@ -25,68 +23,40 @@ def evaluate(learner: Learner, data: Data, group: Group, precision: Precision) -
 
     The ranks share the work; each of them gets the result.
     """
+    return measure(learner, data.evaluated(group.rank, group.world), group, precision)
+
+
+def measure(learner: Learner, batches: Iterable[Arrays], group: Group, precision: Precision) -> dict[str, Any]:
+    """Return what `evaluate` does, over batches of which each rank has its own."""
     learner.network.eval()
     totals: Sums = {}
-    for arrays in data.evaluated(group.rank, group.world):
-        batch = learner.batch(arrays)
-        with torch.no_grad(), autocast(precision):
-            found = _measure(learner, data, batch)
+    for arrays in batches:
+        with torch.no_grad(), autocast(precision, learner.device):
+            found = learner.measure(arrays)
         totals = {name: _plus(totals.get(name, (0.0, 0.0)), pair) for name, pair in found.items()}
     learner.network.train()
     return _nested(_over_all_ranks(totals, group))
 
 
-def _measure(learner: Learner, data: Data, batch: Batch) -> Sums:
-    size = float(len(batch.text))
-    sums: Sums = {
-        name: (float(loss) * size, size) for name, loss in losses(learner.network, batch, learner.stage).items()
-    }
-    match learner.stage:
-        case Vision():
-            return sums | _vision(learner, batch)
-        case FrozenTower() | Everything():
-            return sums | _action(learner, data, batch)
-        case _:
-            assert_never(learner.stage)
-
-
-def _vision(learner: Learner, batch: Batch) -> Sums:
-    assert batch.images is not None, "the vision stage sees images"
-    found = learner.network.patch_heads.accuracy(learner.network.features(batch.images), batch)
-    with_object = {role: (batch.labels[f"{role}.class"] > 0).sum().float().item() for role in found}
-    return {f"accuracy.{role}": (float(share) * with_object[role], with_object[role]) for role, share in found.items()}
-
-
-def _action(learner: Learner, data: Data, batch: Batch) -> Sums:
-    network = learner.network
-    assert batch.actions is not None, "windows have actions"
-    assert batch.actions_mask is not None, "windows have an action mask"
-    states = network(batch)
-    right = network.head.right(states["action"], batch.actions.flatten(1))
-    sums: Sums = {"accuracy.action": _share(right, batch.actions_mask.flatten(1))}
-    for name, head in network.answer_heads.items():
-        if name in batch.answers:
-            values, mask = batch.answers[name], batch.answers_mask[name]
-            sums[f"accuracy.{name}"] = _share(head.right(states[name], values), mask)
-            distance = (head.coordinate(network.answer(states, name)) - head.coordinate(values)).abs()
-            sums[f"errors.{name} [bins]"] = (float((distance * mask).sum()), float(mask.sum()))
-    chunk = network.decode(states).float().numpy()
-    return sums | _physical_errors(data, chunk, batch.actions.numpy(), batch.actions_mask.numpy())
-
-
-def _physical_errors(data: Data, chunk_BTA: np.ndarray, target_BTA: np.ndarray, mask_BTA: np.ndarray) -> Sums:
-    decode, channels = data.pipeline.decode, data.pipeline.embodiment.action
-    error_BTA = np.abs(decode(chunk_BTA) - decode(target_BTA))
+def errors(
+    embodiment: Embodiment,
+    found_BTA: Float[np.ndarray, "B T A"],
+    wanted_BTA: Float[np.ndarray, "B T A"],
+    mask_BTA: Bool[np.ndarray, "B T _"],
+) -> Sums:
+    """Return the absolute errors of raw actions, one for each channel, where the mask says that there is something to meet."""
+    error_BTA = np.abs(found_BTA - wanted_BTA)
     return {
         f"errors.{channel.name} [{channel.unit}]": (
             float((error_BTA[..., a] * mask_BTA[..., a]).sum()),
             float(mask_BTA[..., a].sum()),
         )
-        for a, channel in enumerate(channels)
+        for a, channel in enumerate(embodiment.action)
     }
 
 
-def _share(right: Tensor, mask: Tensor) -> tuple[float, float]:
+def share(right: Tensor, mask: Tensor) -> tuple[float, float]:
+    """Return how many are right of those that the mask counts, and how many it counts."""
     return float((right & mask).sum()), float(mask.sum())
 
 

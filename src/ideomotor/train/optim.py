@@ -64,8 +64,11 @@ class FlatAdamW:
                 placed.append((parameter, size))
                 size += -(-parameter.numel() // ALIGN) * ALIGN
             self._segments.append(_Segment(tuple(name for name, _ in named), start, size, decay, rate))
-        self.weights_P: Float[Tensor, " P"] = torch.zeros(size)
-        self._exchanged = torch.zeros(size + NOTES)  # gradient and a few numbers, summed over the ranks in one call
+        device = placed[0][0].device
+        self.weights_P: Float[Tensor, " P"] = torch.zeros(size, device=device)
+        self._exchanged = torch.zeros(
+            size + NOTES, device=device
+        )  # gradient and a few numbers, summed over the ranks in one call
         self.gradient_P: Float[Tensor, " P"] = self._exchanged[:size]
         for parameter, start in placed:
             for flat, attribute in ((self.weights_P, "data"), (self.gradient_P, "grad")):
@@ -73,8 +76,8 @@ class FlatAdamW:
                 if attribute == "data":
                     view.copy_(parameter.data)
                 setattr(parameter, attribute, view)
-        self._mean_P = torch.zeros(size)  # running means of the gradient and of its square
-        self._square_P = torch.zeros(size)
+        self._mean_P = torch.zeros_like(self.weights_P)  # running means of the gradient and of its square
+        self._square_P = torch.zeros_like(self.weights_P)
         self._steps = 0
 
     def clear(self) -> None:
@@ -97,7 +100,7 @@ class FlatAdamW:
         norm = float(torch.linalg.vector_norm(self.gradient_P))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient is not finite (norm {norm})")
-        if norm > self._clip:
+        if self._clip and norm > self._clip:
             self.gradient_P.mul_(self._clip / norm)
         self._steps += 1
         beta1, beta2 = self._betas
@@ -118,7 +121,7 @@ class FlatAdamW:
         """Return the running means under the names of their weights, and the number of steps."""
         state: dict[str, Tensor] = {"steps": torch.tensor([self._steps])}
         for kind, flat in (("mean", self._mean_P), ("square", self._square_P)):
-            state |= {f"{kind}.{name}": view.clone() for name, view in self._views(flat)}
+            state |= {f"{kind}.{name}": view.clone().cpu() for name, view in self._views(flat)}
         return state
 
     def load(self, state: dict[str, Tensor]) -> None:

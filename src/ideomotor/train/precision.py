@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 Precision = Literal["fp32", "bf16"]
+Device = Literal["cpu", "cuda"]
 
 ROUNDS = 3  # each precision is timed so often, in turns; the fastest time counts
 CLEARLY_FASTER = 1.15  # bf16 loses digits, so a draw goes to fp32
@@ -36,10 +37,10 @@ class Choice:
     reason: str
 
 
-def autocast(precision: Precision) -> AbstractContextManager[object]:
+def autocast(precision: Precision, device: Device = "cpu") -> AbstractContextManager[object]:
     """Return the context in which the forward pass runs: bf16 matrix products, or everything in fp32."""
     if precision == "bf16":
-        return torch.autocast("cpu", dtype=torch.bfloat16)
+        return torch.autocast(device, dtype=torch.bfloat16)
     return contextlib.nullcontext()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ideomotor.core.errors import UserError
 
-LOADER_MODULES = ["ideomotor.train.batches"]  # imported once for all loader workers
+LOADER_MODULES = ["ideomotor.train.openvla_batches"]  # imported once for all loader workers
 
 
 def main(arguments: list[str]) -> int:

@@ -75,10 +75,8 @@ class Report:
         if self._silent:
             return
         self._log.write(kind="eval", step=step, **values)
-        loss = f"loss {values['loss']:.3f}"
-        accuracy = ", ".join(f"{name} {value:.1%}" for name, value in values["accuracy"].items())
-        errors = ", ".join(f"{name} {value:.4g}" for name, value in values["errors"].items())
-        self._bar.write(f"step {step}, validation: {loss}; right: {accuracy}; mean error: {errors}", file=sys.stderr)
+        learned = f"; the batch just learned: {_in_words(values['training'])}" if "training" in values else ""
+        self._bar.write(f"step {step}, validation: {_in_words(values)}{learned}", file=sys.stderr)
         self._shown = f", validation {values['loss']:.3f}"
         draw_curves(self._log_path, self._picture)
         self._since = time.perf_counter() if self._count == 0 else self._since
@@ -93,6 +91,20 @@ class Report:
         if not self._silent:
             self._bar.close()
             self._log.close()
+
+
+def add_note(out: Path, text: str) -> None:
+    """Print and log what there is to say after the last step."""
+    sys.stderr.write(f"{text}\n")
+    log = JsonLines(out / "log.jsonl")
+    log.write(kind="note", text=text)
+    log.close()
+
+
+def _in_words(values: Mapping[str, Any]) -> str:
+    accuracy = ", ".join(f"{name} {value:.1%}" for name, value in values["accuracy"].items())
+    errors = ", ".join(f"{name} {value:.4g}" for name, value in values["errors"].items())
+    return f"loss {values['loss']:.3f}; right: {accuracy or '-'}; mean error: {errors or '-'}"
 
 
 def _forget_after(log: Path, step: int) -> None:

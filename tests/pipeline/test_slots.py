@@ -13,7 +13,8 @@ from ideomotor.core.spec import Camera, Channel, ChunkLength, Embodiment, Grippe
 from ideomotor.core.types import Observation
 from ideomotor.data.statistics import Statistics, summarize
 from ideomotor.data.windows import Window
-from ideomotor.pipeline import FILES, LOCATION, Pipeline, PipelineConfig
+from ideomotor.pipeline.protocol import PolicyPipeline
+from ideomotor.pipeline.slots import FILES, LOCATION, Pipeline, PipelineConfig
 from ideomotor.tokenize.prompt import OpenVLA
 from ideomotor.tokenize.text import TextTokenizer
 
@@ -92,6 +93,11 @@ def window(
         labels,
     )
     return replace(base, **changes)
+
+
+def test_it_keeps_the_protocol():
+    assert isinstance(build(), PolicyPipeline)
+    assert build().tasks == ("pick",)
 
 
 def test_actions_come_back_per_channel_and_constants_as_their_constant():

@@ -1,4 +1,4 @@
-"""Raw observations to network input, network output to raw actions: one object in training, evaluation and on the robot.
+"""The pipeline of networks with learned output slots: one object in training, evaluation and on the robot.
 
 It is saved with the weights (pipeline.json, embodiment.json, statistics.json, text.json); a checkpoint without it does not load.
 
@@ -6,11 +6,10 @@ Letters: B = batch, C = cameras, T = horizon, A / S = padded action / state widt
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
@@ -32,12 +31,13 @@ from ideomotor.data.normalize import (
 )
 from ideomotor.data.statistics import Statistics
 from ideomotor.data.windows import Window
+from ideomotor.pipeline.files import read_json, read_text
+from ideomotor.pipeline.protocol import Arrays, refuse_not_finite
 from ideomotor.tokenize.prompt import Bare, OpenVLA, prompt_text
 from ideomotor.tokenize.text import TextTokenizer
 
 FORMAT = 1
 FILES = ("pipeline.json", "embodiment.json", "statistics.json", "text.json")
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,11 @@ class Pipeline:
         self._learned_A = np.zeros(config.action_width, bool)
         self._learned_A[: len(varies)] = varies
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that the policy was trained on; empty where not known."""
+        return self.config.tasks
+
     # ------------------------------------------------------------------------------------------------ towards the network
 
     def encode(self, windows: Sequence[Window]) -> Arrays:
@@ -145,7 +150,7 @@ class Pipeline:
         text, text_mask = self.text.encode(
             [prompt_text(self.config.prompt, instruction) for instruction in instructions], self.config.text_length
         )
-        _refuse_not_finite(state, "state")
+        refuse_not_finite(state, "state")
         state_BS = np.zeros((len(state), self.config.state_width), np.float32)
         state_BS[:, : state.shape[1]] = normalize(state, self._state_scale)
         state_mask = np.zeros(state_BS.shape, bool)
@@ -176,7 +181,7 @@ class Pipeline:
             UserError: another width than the embodiment's, or a value that is not finite.
         """
         _check_width(actions, len(self.embodiment.action), "an action")
-        _refuse_not_finite(actions, "action")
+        refuse_not_finite(actions, "action")
         scaled = normalize(actions, self._action_scale)
         if self._gripper is not None:
             assert self.embodiment.gripper is not None
@@ -193,7 +198,7 @@ class Pipeline:
             UserError: the network gave a value that is not finite.
         """
         _check_width(chunk, self.config.action_width, "a network output")
-        _refuse_not_finite(chunk, "network output")
+        refuse_not_finite(chunk, "network output")
         scaled = np.asarray(chunk, np.float64)[..., : len(self.embodiment.action)]
         raw = unnormalize(scaled, self._action_scale)
         if self._gripper is not None:
@@ -224,12 +229,12 @@ class Pipeline:
                 f"{folder} lacks {', '.join(missing)}; weights without their pipeline mean nothing and are not loaded."
                 " Give the folder of a policy, as `ideomotor train` writes it."
             )
-        config = _read_json(folder / "pipeline.json")
+        config = read_json(folder / "pipeline.json")
         if config.pop("format", None) != FORMAT:
             raise UserError(f"{folder / 'pipeline.json'} is not of format {FORMAT}; write the policy with this version")
-        embodiment = Embodiment.from_text(_read_text(folder / "embodiment.json"), str(folder / "embodiment.json"))
-        statistics = Statistics.from_json(_read_json(folder / "statistics.json"), str(folder / "statistics.json"))
-        text = TextTokenizer(_read_text(folder / "text.json"), str(folder / "text.json"))
+        embodiment = Embodiment.from_text(read_text(folder / "embodiment.json"), str(folder / "embodiment.json"))
+        statistics = Statistics.from_json(read_json(folder / "statistics.json"), str(folder / "statistics.json"))
+        text = TextTokenizer(read_text(folder / "text.json"), str(folder / "text.json"))
         pipeline = cls(
             jsonable.from_json(PipelineConfig, config, str(folder / "pipeline.json")), embodiment, statistics, text
         )
@@ -277,26 +282,3 @@ def _check_described(column: str, width: int, statistics: Statistics) -> None:
 def _check_width(x: np.ndarray, width: int, what: str) -> None:
     if x.shape[-1] != width:
         raise UserError(f"{what} has {x.shape[-1]} numbers; this policy's has {width}")
-
-
-def _refuse_not_finite(x: np.ndarray, what: str) -> None:
-    if not np.isfinite(x).all():
-        where = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
-        raise UserError(f"{what} {where} is {x[where]}, not a finite number; it is not used")
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error}); take the file from the checkpoint again") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value: Any = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error}); take the file from the checkpoint again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} should hold a JSON object; take the file from the checkpoint again")
-    return dict(value)
