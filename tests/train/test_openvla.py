@@ -21,9 +21,10 @@ from ideomotor.core.errors import UsageError, UserError
 from ideomotor.core.files import write_json
 from ideomotor.core.log import read_lines
 from ideomotor.core.spec import ChunkLength, Embodiment
-from ideomotor.core.types import Observation
+from ideomotor.core.types import Episode, Observation
 from ideomotor.data.augment import Augment, augment
 from ideomotor.data.dataset import Dataset, open_dataset
+from ideomotor.data.lerobot_writer import DatasetWriter
 from ideomotor.data.norm_stats import NormStatistics
 from ideomotor.data.resize import Trained, centre_crop, lanczos3
 from ideomotor.model.config import (
@@ -601,17 +602,22 @@ def test_an_adapter_is_no_start_of_another_run(tiny: Path, dataset: Path, tmp_pa
         open_data(settings(folder, dataset, tmp_path / "other"), folder)
 
 
-def test_a_body_of_another_width_does_not_fit_slots(
-    fixtures: Path, embodiment: Embodiment, dataset: Path, tmp_path: Path
+def test_heads_for_another_body_are_refused(
+    fixtures: Path, embodiment: Embodiment, episode: Episode, tmp_path: Path
 ) -> None:
-    wider = replace(TINY, decoding=replace(HEADS["l1"], action_width=7, horizon=3), cameras=2)
-    base = write_tiny(tmp_path / "base", wider, embodiment, fixtures / "llama2-tokenizer")
-    pipeline = json.loads((base / "pipeline.json").read_text())
-    pipeline["chunk"] |= {"predicted": 2, "executed": 2}
-    (base / "embodiment.json").unlink()
-    (base / "pipeline.json").write_text(json.dumps(pipeline))
-    with pytest.raises(UserError, match="chunk: the network has 3, the pipeline 2"):
-        load_token_data(settings(base, dataset, tmp_path / "run"), base)
+    base = write_tiny(
+        tmp_path / "base", replace(TINY, decoding=HEADS["l1"], cameras=2), embodiment, fixtures / "llama2-tokenizer"
+    )
+    shorter = replace(embodiment, state=embodiment.state[:9])
+    steps = [
+        replace(step, observation=replace(step.observation, state=step.observation.state[:9]), labels={})
+        for step in episode.steps
+    ]
+    with DatasetWriter(tmp_path / "data", shorter) as writer:
+        writer.add_episode(replace(episode, embodiment=shorter, steps=steps))
+    config = settings(base, tmp_path / "data", tmp_path / "run", validation_share=0.0)
+    with pytest.raises(UserError, match=r"has states of 10 numbers, the data \(panda-tabletop\) of 9"):
+        load_token_data(config, base)
 
 
 def test_data_are_small_to_send_to_loader_workers(tiny: Path, dataset: Path) -> None:

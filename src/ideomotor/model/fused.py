@@ -194,7 +194,7 @@ def _side_by_side(modules: Sequence[nn.Module]) -> Tensor | None:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    return type(module) is nn.Linear and module.bias is None
+    return type(module) is nn.Linear and "bias" not in dict(module.named_parameters(recurse=False))
 
 
 def is_cpu_bf16(weight: Tensor) -> bool:

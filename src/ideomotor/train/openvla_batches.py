@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ideomotor.core.errors import UsageError, unknown
+from ideomotor.core.errors import UsageError, UserError, unknown
 from ideomotor.core.spec import Embodiment
 from ideomotor.data.augment import Augment
 from ideomotor.data.cache import open_cache
@@ -127,6 +127,7 @@ def load_token_data(config: TrainConfig, start: Path | None) -> TokenData:
     size = before.config.image_size
     splits = tuple(_split(dataset, cameras, size, before.config.chunk.predicted, config) for dataset in datasets)
     pipeline = _fitted(before, embodiment, splits, cameras, config)
+    _check_widths(shape, embodiment, checkpoint)
     pipeline.check_network(shape, checkpoint)
     encode = Encode(pipeline)
     one_by_one = isinstance(pipeline.config.output, OneByOne)
@@ -199,8 +200,14 @@ def _pipeline_of(start: Path, shape: NetworkShape) -> OpenVLAPipeline:
     layout = recognise(start)
     folder = layout.folder if isinstance(layout, Native) else start
     known = NormStatistics.of_checkpoint(folder)
-    fitting = [key for key in known.datasets if shape.action_width in (None, known.column(key, "action").width)]
+    fitting = [key for key in known.datasets if _fits(known, key, shape)]
     return OpenVLAPipeline.from_checkpoint(folder, shape, statistics=next(iter(fitting), ""))
+
+
+def _fits(known: NormStatistics, key: str, shape: NetworkShape) -> bool:
+    if shape.action_width not in (None, known.column(key, "action").width):
+        return False
+    return shape.state_width is None or known.column(key, "proprio").width == shape.state_width
 
 
 def _cameras(stage: Lora, before: OpenVLAPipeline, embodiment: Embodiment) -> tuple[str, ...]:
@@ -248,6 +255,18 @@ def _fitted(
     arrival = pipeline.config.arrival if _stage(config).augment == "openvla" else Trained(before.config.image_size)
     settings = replace(pipeline.config, cameras=cameras, arrival=arrival)
     return OpenVLAPipeline(settings, embodiment, pipeline.statistics, pipeline.tokenizer, pipeline.notices)
+
+
+def _check_widths(shape: NetworkShape, embodiment: Embodiment, checkpoint: Path) -> None:
+    for what, network, body in (
+        ("actions", shape.action_width, len(embodiment.action)),
+        ("states", shape.state_width, len(embodiment.state)),
+    ):
+        if network not in (None, body):
+            raise UserError(
+                f"{checkpoint} has {what} of {network} numbers, the data ({embodiment.name}) of {body}: the heads of this checkpoint are"
+                " made for another body. Convert the data, or start from an OpenVLA without heads"
+            )
 
 
 def dataset_key(dataset: Dataset) -> str:
