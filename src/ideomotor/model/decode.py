@@ -98,24 +98,25 @@ class Decoder:
         given = torch.stack(ids, dim=1)
         return given if stop is None else functional.pad(given, (0, count - len(ids)), value=stop)
 
-    @torch.inference_mode()
     def steps(
         self, embeddings: Float[Tensor, "B N D"], seen: Bool[Tensor, "B N"] | None, count: int, choice: Choice
     ) -> Iterator[Step]:
         """Yield token after token, each computed when it is asked for; the arguments are those of `generate`."""
         batch, tokens = embeddings.shape[:2]
         total = tokens + count - 1
-        network = self._network(choice)
-        buffers = self._room(embeddings, total, self._language.config.depth)
-        x, tape = self._tape(embeddings, seen, total)
-        last = torch.full((batch, 1), tokens - 1, device=x.device)
-        hidden = network.states(x, tape.prompt(tokens), buffers, last)
-        for column in range(tokens, total + 1):
+        with torch.inference_mode():  # not around a `yield`, where it would reach the caller
+            network = self._network(choice)
+            buffers = self._room(embeddings, total, self._language.config.depth)
+            x, tape = self._tape(embeddings, seen, total)
+            last = torch.full((batch, 1), tokens - 1, device=x.device)
+            hidden = network.states(x, tape.prompt(tokens), buffers, last)
             step = network.choose(hidden)
-            yield step
-            if column < total:
+        yield step
+        for column in range(tokens, total):
+            with torch.inference_mode():
                 x = self._language.model.embed_tokens(step.ids[:, None])
-                hidden = network.states(x, tape.step(column), buffers, None)
+                step = network.choose(network.states(x, tape.step(column), buffers, None))
+            yield step
 
     @torch.inference_mode()
     def states(

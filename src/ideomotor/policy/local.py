@@ -261,6 +261,9 @@ def load_policy(
     if isinstance(layout, Adapter):
         load_adapter(network, layout.folder)
     fuse(network.language_model)
+    weights = sum(p.numel() * p.element_size() for p in network.language_model.parameters())
+    if device.type == "cpu" and weights < MEMORY_SHARE * _free_memory():
+        network.decoder.pack()  # a second copy, in bfloat16 alone
     vocabulary = network.config.vocabulary
     legal = Within(vocabulary.actions_first, vocabulary.bins)
     return OpenVLAPolicy(
