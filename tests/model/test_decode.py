@@ -13,6 +13,7 @@ from torch.nn import functional
 from ideomotor.model.attention import Causal, Everybody
 from ideomotor.model.config import LanguageConfig
 from ideomotor.model.decode import Decoder, Whole, Within, fuse
+from ideomotor.model.fused import layers_of
 from ideomotor.model.language import Llama
 
 PLAIN = LanguageConfig(vocabulary=320, width=64, depth=3, heads=4, kv_heads=4, mlp=96)
@@ -152,7 +153,7 @@ def test_fusing_changes_no_name_no_value_and_no_memory():
     assert list(after) == list(before)
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert memory() == size
-    layer = network.model.layers[0].self_attn
+    layer = next(iter(layers_of(network))).self_attn
     assert layer.q_proj.weight.untyped_storage().data_ptr() == layer.v_proj.weight.untyped_storage().data_ptr()
 
 
