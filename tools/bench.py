@@ -52,22 +52,43 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"))
     parser.add_argument("--only", default="", help="names that start so")
     options = parser.parse_args()
-    measures: dict[str, Callable[[], Entry]] = {
-        "sim.step.ray": sim_step_ray,
-        "sim.step.egl": sim_step_egl,
-        "sim.workers": sim_workers,
-        "policy.chunk": policy_chunk,
-        "train.samples": train_samples,
-        "tokenize.actions": tokenize_actions,
-        "mixture.index": mixture_index,
+    measures: dict[tuple[str, ...], Callable[[], Entry | list[Entry]]] = {
+        ("sim.step.ray",): sim_step_ray,
+        ("sim.step.egl",): sim_step_egl,
+        ("sim.workers",): sim_workers,
+        ("policy.chunk",): policy_chunk,
+        ("train.samples",): train_samples,
+        ("tokenize.actions",): tokenize_actions,
+        ("mixture.index",): mixture_index,
+        ("decode.autoregressive.25m", "decode.parallel.25m"): lambda: decode("25m"),
+        ("decode.autoregressive.5m", "decode.parallel.5m"): lambda: decode("5m"),
+        ("load.openvla",): load,
     }
-    entries = [measure() for name, measure in measures.items() if name.startswith(options.only)]
+    entries: list[Entry] = []
+    for names, measure in measures.items():
+        if any(name.startswith(options.only) for name in names):
+            found = measure()
+            entries += [e for e in (found if isinstance(found, list) else [found]) if e.name.startswith(options.only)]
     for e in entries:
         print(
-            f"{e.name:18} ours {e.ours} peer {e.peer} limit {e.limit} [{e.unit}] ratio {e.ratio} goal {e.goal}: {e.met}. {e.note}"
+            f"{e.name:26} ours {e.ours} peer {e.peer} limit {e.limit} [{e.unit}] ratio {e.ratio} goal {e.goal}: {e.met}. {e.note}"
         )
     write_json(options.out, [asdict(entry) for entry in entries])
     print(f"{options.out} on {platform.processor() or platform.machine()}, load {os.getloadavg()[0]:.1f}")
+
+
+def decode(size: str) -> list[Entry]:
+    """Decoding against transformers, one id after the other and all at once."""
+    from bench_decode import rows
+
+    return rows(size)
+
+
+def load() -> Entry:
+    """Loading a stand-in of 7B shape from a cold disk."""
+    from bench_load import load_openvla
+
+    return load_openvla()
 
 
 def sim_step_ray() -> Entry:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from ideomotor.model.attention import Everybody
 from ideomotor.model.config import LanguageConfig
 from ideomotor.model.decode import Decoder, Within, fuse
 from ideomotor.model.language import Llama
+
+if TYPE_CHECKING:
+    from bench import Entry
 
 VOCABULARY, FIRST, BINS = 32064, 31744, 256
 PROMPT, ACTION = 290, 7
@@ -43,22 +46,7 @@ SIZES = {"25m": Size(512, 8, (1.8, 1.4)), "5m": Size(256, 6, (2.5, 2.0))}
 PARALLEL_GOAL = (4.0, 2.2)
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the result, in the words of tools/bench.py."""
-
-    name: str
-    ours: float | None
-    peer: float | None
-    limit: float | None
-    unit: str
-    ratio: float | None
-    goal: str
-    met: bool | None
-    note: str
-
-
-def rows(size_name: str) -> list[Row]:
+def rows(size_name: str) -> list["Entry"]:
     """Measure a network: decoding one id after the other, and all at once."""
     size = SIZES[size_name]
     names = [f"decode.autoregressive.{size_name}", f"decode.parallel.{size_name}"]
@@ -87,7 +75,9 @@ def rows(size_name: str) -> list[Row]:
 
 def _row(
     name: str, ours: str, goal: float, best: dict[str, float], middle: dict[str, float], same: dict[str, float]
-) -> Row:
+) -> "Entry":
+    from bench import Entry
+
     mine = min((n for n in best if n.startswith(ours)), key=best.__getitem__)
     peer = min((n for n in best if n.startswith("peer")), key=best.__getitem__)
     ratio, of_medians = best[peer] / best[mine], middle[peer] / middle[mine]
@@ -101,7 +91,7 @@ def _row(
         f"best of {ROUNDS} in turns, one thread, {compared}; ratio of medians {of_medians:.2f}; ours '{mine}', peer '{peer}' (all: {others});"
         f" {cpu()}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}"
     )
-    return Row(
+    return Entry(
         name,
         round(best[mine], 2),
         round(best[peer], 2),
