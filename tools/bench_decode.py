@@ -14,9 +14,10 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from bench import Entry
 from torch import Tensor, nn
 
 from ideomotor.model.attention import Everybody
@@ -25,8 +26,6 @@ from ideomotor.model.decode import Decoder, Within, fuse
 from ideomotor.model.language import Llama
 
 if TYPE_CHECKING:
-    from bench import Entry
-
 VOCABULARY, FIRST, BINS = 32064, 31744, 256
 PROMPT, ACTION = 290, 7
 ROUNDS = 15
@@ -46,7 +45,7 @@ SIZES = {"25m": Size(512, 8, (1.8, 1.4)), "5m": Size(256, 6, (2.5, 2.0))}
 PARALLEL_GOAL = (4.0, 2.2)
 
 
-def rows(size_name: str) -> list["Entry"]:
+def rows(size_name: str) -> list[Entry]:
     """Measure a network: decoding one id after the other, and all at once."""
     size = SIZES[size_name]
     names = [f"decode.autoregressive.{size_name}", f"decode.parallel.{size_name}"]
@@ -55,7 +54,9 @@ def rows(size_name: str) -> list["Entry"]:
         import transformers
     except ImportError:
         note = "transformers is not installed"
-        return [Row(n, None, None, None, "ms", None, f">= {g}x", None, note) for n, g in zip(names, goals, strict=True)]
+        return [
+            Entry(n, None, None, None, "ms", None, f">= {g}x", None, note) for n, g in zip(names, goals, strict=True)
+        ]
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
@@ -75,9 +76,7 @@ def rows(size_name: str) -> list["Entry"]:
 
 def _row(
     name: str, ours: str, goal: float, best: dict[str, float], middle: dict[str, float], same: dict[str, float]
-) -> "Entry":
-    from bench import Entry
-
+) -> Entry:
     mine = min((n for n in best if n.startswith(ours)), key=best.__getitem__)
     peer = min((n for n in best if n.startswith("peer")), key=best.__getitem__)
     ratio, of_medians = best[peer] / best[mine], middle[peer] / middle[mine]
