@@ -25,7 +25,6 @@ from ideomotor.model.config import LanguageConfig
 from ideomotor.model.decode import Decoder, Within, fuse
 from ideomotor.model.language import Llama
 
-if TYPE_CHECKING:
 VOCABULARY, FIRST, BINS = 32064, 31744, 256
 PROMPT, ACTION = 290, 7
 ROUNDS = 15
