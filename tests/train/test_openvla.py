@@ -625,3 +625,31 @@ def test_data_are_small_to_send_to_loader_workers(tiny: Path, dataset: Path) -> 
     assert isinstance(data, TokenData)
     assert len(pickle.dumps(data.loader)) < 5_000_000
     assert "torch" in sys.modules
+
+
+def test_what_the_base_said_survives_training_and_the_way_back(
+    checkpoint: Path, few_frames: Path, tmp_path: Path
+) -> None:
+    """A conversation prompt and a letterbox stand in OpenVLA's own files alone; losing them gives wrong actions without an error."""
+    base = tmp_path / "base"
+    base.mkdir()
+    for file in checkpoint.iterdir():
+        (base / file.name).write_bytes(file.read_bytes())
+    for name, fields in (
+        ("config.json", {"llm_backbone_id": "vicuna-v15-7b", "image_resize_strategy": "letterbox"}),
+        ("preprocessor_config.json", {"image_resize_strategy": "letterbox", "tvf_letterbox_fill": [127, 127, 127]}),
+    ):
+        write_json(base / name, json.loads((base / name).read_text()) | fields)
+    config = settings(base, few_frames, tmp_path / "run", steps=1, validation_share=0.0)
+    assert run(replace(config, stage=Lora(rank=2)), Group(), StopRequest())
+    for source, out in ((tmp_path / "run", "final"), (tmp_path / "run" / "final" / "lora_adapter", "adapter")):
+        assert command(["weights", "convert", str(source), "--to", "hf", "--out", str(tmp_path / out)]) == 0
+        back = json.loads((tmp_path / out / "config.json").read_text())
+        assert back["llm_backbone_id"] == "vicuna-v15-7b"
+        assert back["timm_model_ids"] == json.loads((checkpoint / "config.json").read_text())["timm_model_ids"]
+        preprocessor = json.loads((tmp_path / out / "preprocessor_config.json").read_text())
+        assert preprocessor["image_resize_strategy"] == "letterbox"
+        assert preprocessor["tvf_letterbox_fill"] == [127, 127, 127]
+        known = json.loads((tmp_path / out / "dataset_statistics.json").read_text())
+        assert few_frames.name in known
+        assert "bridge_orig" in known

@@ -57,7 +57,7 @@ def lora_config(arguments: list[str]) -> TrainConfig:
     )
     missing = [f"--{name}" for name in ("init", "data", "out") if not getattr(config, name)]
     if missing:
-        raise UsageError(f"{LORA} needs {', '.join(missing)}: the checkpoint, the datasets, the folder of the run")
+        raise UsageError(f"{LORA} needs {', '.join(missing)} (checkpoint, datasets, and folder of the run)")
     return config
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, assert_never
 
@@ -48,7 +48,7 @@ class Info:
 
 @dataclass(frozen=True)
 class Convert:
-    """Write a checkpoint in another layout, tensor by tensor; without --dtype every number stays bit for bit."""
+    """Write a checkpoint in another layout, tensor by tensor; without --dtype every number stays bit for bit, unless an adapter (FiLM's too) has to be merged."""
 
     checkpoint: Positional[Path]
     """Folder of a checkpoint, or a native .pt file; an adapter's folder: it is merged into its base model."""
@@ -69,6 +69,9 @@ Command = Annotated[Info, subcommand("info")] | Annotated[Convert, subcommand("c
 def main(arguments: list[str]) -> None:
     """Parse the command line, and look or write."""
     command: Info | Convert = tyro.cli(Command, prog="ideomotor weights", args=arguments, description=__doc__)  # pyright: ignore[reportArgumentType, reportCallIssue] (tyro takes unions, its type does not say so)
+    final = command.checkpoint / "final"
+    if final.is_dir():  # a training run: the policy it ended with
+        command = replace(command, checkpoint=final)
     match command:
         case Info():
             info(command)

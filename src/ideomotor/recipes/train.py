@@ -83,7 +83,7 @@ def small_tabletop(run: RecipeConfig) -> Recipe:
 
 
 def openvla_lora(init: str, data: str, out: str) -> TrainConfig:
-    """Fine-tune an OpenVLA on a dataset as its own script does (models.md 1.11): AdamW at a constant rate, no clipping, batches of 16."""
+    """Fine-tune an OpenVLA on a dataset as its own script does (vla-scripts/finetune.py): AdamW at a constant rate, no clipping, batches of 16."""
     return TrainConfig(
         data=data,
         out=out,

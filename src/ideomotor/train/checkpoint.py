@@ -72,6 +72,7 @@ def new_checkpoint(
         yield folder
         (folder / "training").mkdir()
         save_file(optimizer, folder / "training" / "optimizer.safetensors")
+        (folder / "training" / "optimizer.safetensors").chmod(0o644)  # the library writes for the owner alone
         state = {"format": FORMAT, "progress": jsonable.to_json(progress), "config": jsonable.to_json(config)}
         write_json(folder / "training" / "state.json", state)
     for old in complete_checkpoints(out)[: -max(1, config.keep)]:

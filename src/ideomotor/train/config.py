@@ -36,7 +36,7 @@ class Everything:
 
 @dataclass(frozen=True)
 class Lora:
-    """Fine-tune an OpenVLA with LoRA (`--lora`); the defaults are those of OpenVLA's own script (models.md 1.11)."""
+    """Fine-tune an OpenVLA with LoRA (`--lora`); the defaults are those of OpenVLA's own script (vla-scripts/finetune.py)."""
 
     rank: int = 32  # of the adapters
     alpha: int | None = None  # an adapter counts alpha / rank times; None: min(rank, 16)

@@ -204,7 +204,7 @@ def _begin(config: TrainConfig, data: Data, learner: Learner, group: Group) -> P
         return Progress(0, config.steps, config.precision, "as asked for", group.world, data.fingerprint)
     if learner.device == "cuda":
         return Progress(0, config.steps, "bf16", "the GPU's own", group.world, data.fingerprint)
-    few = data.some(min(MEASURED_SAMPLES, data.together))
+    few = data.some(min(MEASURED_SAMPLES, data.together, config.batch // group.world))
     choice = choose(lambda: torch.autograd.backward(learner.losses(few, 0)["loss"]))
     precision = PRECISIONS[int(group.agree(float(PRECISIONS.index(choice.precision))))]
     return Progress(0, config.steps, precision, choice.reason, group.world, data.fingerprint)

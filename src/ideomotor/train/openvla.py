@@ -14,13 +14,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from ideomotor.core.errors import UsageError
+from ideomotor.core.files import write_json
+from ideomotor.data.norm_stats import IN_CONFIG
 from ideomotor.model import lora
 from ideomotor.model.batch import TokenBatch
 from ideomotor.model.config import DiffusionHead, L1Head, Parallel, TokenHead
 from ideomotor.model.diffusion import Diffusion
 from ideomotor.model.openvla import Noisy, OpenVLA
-from ideomotor.model.openvla_weights import load_source, main_dtype, write_openvla
+from ideomotor.model.openvla_weights import load_source, main_dtype, recognise, write_openvla
 from ideomotor.model.tensors import Cast, InMemory
+from ideomotor.pipeline.companions import stated
+from ideomotor.pipeline.foreign import ORIGIN
 from ideomotor.train import learner, metrics
 from ideomotor.train.config import Lora, TrainConfig
 from ideomotor.train.learner import Arrays, Sums
@@ -140,10 +144,14 @@ class TokenLearner:
             UserError: merging changed what the network does.
         """
         lora.save_adapter(self.network, folder / ADAPTER, self._base)
+        self._data.pipeline.save(folder / ADAPTER)  # the adapter alone is a policy too, and keeps its statistics
         dtype = self._merged_dtype()
         found = lora.merge(self.network, self._probe, dtype)
         write_openvla(self.network.config, Cast(InMemory(self.network.state_dict()), dtype), folder, "ideomotor")
         self._data.pipeline.save(folder)
+        config, preprocessor = stated(recognise(self._data.checkpoint).folder)
+        said = {name: value for name, value in config.items() if name != IN_CONFIG}  # the statistics are the pipeline's
+        write_json(folder / ORIGIN, {"config": said, "preprocessor": preprocessor})
         write_origin(folder, self._config, steps)
         return str(found)
 

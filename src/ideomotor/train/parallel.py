@@ -166,7 +166,12 @@ def _raise_for(codes: list[int], errors: list[Path]) -> None:
 
 
 def _ending(code: int) -> str:
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name
+    return f"killed by {name}" + (
+        ", often for lack of memory: a smaller --batch needs less" if name == "SIGKILL" else ""
+    )
 
 
 @contextlib.contextmanager
