@@ -316,6 +316,12 @@ def test_what_is_no_plain_lora_is_refused(network: OpenVLA, tmp_path: Path) -> N
         ({"peft_type": "LORA", "init_lora_weights": "pissa"}, "alters the base model's weights"),
         ({"init_lora_weights": True, "use_dora": True}, "missing"),
         ({"use_dora": False, "target_modules": ["nothing"]}, "does not fit this network"),
+        ({"target_modules": "("}, "is no regular expression"),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "merge it with peft"),
+        ({"modules_to_save": None, "bias": "lora_only"}, "merge it with peft"),
+        ({"bias": "none", "r": 10**7}, "a rank from 1 to 4096 is allowed"),
+        ({"r": "8"}, "a rank from 1 to 4096 is allowed"),
+        ({"r": 2, "lora_alpha": float("nan")}, "should be a finite number"),
     ):
         edited(tmp_path, **values)
         with pytest.raises(UserError, match=words):

@@ -11,6 +11,8 @@ An adapter's folder holds
 """
 
 import hashlib
+import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,7 @@ CONFIG, WEIGHTS, HEADS, BASE = "adapter_config.json", "adapter_model.safetensors
 FORMAT = 1  # version of base.json
 NAME = "default"  # peft's name of the adapter in a network
 PREFIX = "base_model.model."  # peft's, before the names of modules in its files
+LARGEST_RANK = 4096  # the width of the widest matrices of a 7B network
 # What is not a pretrained weight learns in full: OFT's heads, the projectors of its extra tokens, and FiLM (models.md 2.2).
 IN_FULL = ("action_head.", "proprio_projector.", "noisy_action_projector.", ".film.")
 IN_FULL_PATTERN = r"(action_head|proprio_projector|noisy_action_projector)\..*|.*\.film\..*"
@@ -268,12 +271,37 @@ def _read_config(folder: Path) -> Any:
             f"{path} was begun with {begin!r}, which alters the base model's weights; convert it with peft to plain LoRA"
             " (`save_pretrained(path_initial_model_for_weight_conversion=...)`)"
         )
+    _check_numbers(value, path)
     from peft import LoraConfig
 
     try:
         return LoraConfig.from_pretrained(str(folder), inference_mode=False)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} is no configuration of LoRA ({error}); save the adapter again with peft") from error
+
+
+def _check_numbers(value: dict[str, Any], path: Path) -> None:
+    """Refuse what peft would take without a word, or fail on deep inside."""
+    rank, alpha, targets = value.get("r"), value.get("lora_alpha"), value.get("target_modules")
+    if type(rank) is not int or not 1 <= rank <= LARGEST_RANK:
+        raise UserError(
+            f"{path}: r is {rank!r}; a rank from 1 to {LARGEST_RANK} is allowed. Save the adapter again with peft"
+        )
+    if type(alpha) not in (int, float) or not math.isfinite(alpha):
+        raise UserError(
+            f"{path}: lora_alpha is {alpha!r}; it should be a finite number. Save the adapter again with peft"
+        )
+    if isinstance(targets, str):
+        try:
+            re.compile(targets)
+        except re.error as error:
+            raise UserError(f"{path}: target_modules {targets[:80]!r} is no regular expression ({error})") from error
+    for name, plain in (("modules_to_save", None), ("bias", "none")):
+        if value.get(name, plain) not in (plain, []):
+            raise UserError(
+                f"{path}: {name} is {value[name]!r}, so more than the adapter's matrices was trained, and that is not read here; merge it"
+                " with peft (`merge_and_unload`), and give the merged model"
+            )
 
 
 def _json(path: Path) -> dict[str, Any]:
