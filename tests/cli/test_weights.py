@@ -246,6 +246,16 @@ def test_python_files_of_hugging_face_s_layout_go_along_to_that_layout_only(orig
     assert not [name for name in names(tmp_path / "ours") if name.endswith(".py")]
 
 
+def test_auto_map_does_not_lead_out_of_the_folder(original: Path, tmp_path: Path):
+    (tmp_path / "secret.py").write_text("# not theirs\n")
+    folder = shutil.copytree(original, tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "../secret.X", "AutoModel": f"{tmp_path}/secret.X"}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert convert(folder, "--out", tmp_path / "hf", "--to", "hf") == 0
+    assert not [path for path in (tmp_path / "hf").rglob("*.py")]
+
+
 # ------------------------------------------------------------------------------------------------ adapters and pipelines
 
 

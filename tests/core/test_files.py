@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from ideomotor.core.files import atomic_folder, atomic_path, write_json
+from ideomotor.core.errors import UserError
+from ideomotor.core.files import atomic_folder, atomic_path, read_json, read_small, write_json
 from ideomotor.core.log import JsonLines, read_lines
 
 
@@ -61,3 +62,34 @@ def test_a_log_line_cut_by_a_crash_is_left_out(tmp_path: Path):
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 2')
     assert list(read_lines(tmp_path / "log.jsonl")) == [{"step": 1}]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"eps": NaN}', "NaN, which is no finite number"),
+        ('{"eps": -Infinity}', "-Infinity, which is no finite number"),
+        ('{"eps": 1e999}', "1e999, which is no finite number"),
+        ('{"name": "\\ud800"}', "half of a surrogate pair"),
+        ('{"a": ' * 100_000, "is not JSON"),
+        ('{"n": ' + "9" * 5000 + "}", "is not JSON"),
+        ("[1, 2]", "should hold a JSON object"),
+    ],
+)
+def test_json_that_could_not_be_written_again_is_refused(tmp_path: Path, content: str, says: str):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(UserError, match=says) as refused:
+        read_json(tmp_path / "a.json")
+    assert str(tmp_path / "a.json") in str(refused.value)
+
+
+def test_whole_pairs_of_surrogates_are_characters(tmp_path: Path):
+    (tmp_path / "a.json").write_text('{"name": "\\ud83e\\udd16", "x": 1e-6}')
+    assert read_json(tmp_path / "a.json") == {"name": "🤖", "x": 1e-6}
+
+
+def test_a_notice_of_gigabytes_is_refused_without_being_read(tmp_path: Path):
+    with (tmp_path / "NOTICE").open("wb") as file:
+        file.truncate(6 << 30)  # sparse
+    with pytest.raises(UserError, match="6,442,450,944 bytes"):
+        read_small(tmp_path / "NOTICE", 1 << 20)

@@ -321,7 +321,8 @@ def test_what_is_no_plain_lora_is_refused(network: OpenVLA, tmp_path: Path) -> N
         ({"modules_to_save": None, "bias": "lora_only"}, "merge it with peft"),
         ({"bias": "none", "r": 10**7}, "a rank from 1 to 4096 is allowed"),
         ({"r": "8"}, "a rank from 1 to 4096 is allowed"),
-        ({"r": 2, "lora_alpha": float("nan")}, "should be a finite number"),
+        ({"r": 2, "lora_alpha": "many"}, "should be a finite number"),
+        ({"r": 2, "lora_alpha": float("nan")}, "NaN, which is no finite number"),
     ):
         edited(tmp_path, **values)
         with pytest.raises(UserError, match=words):

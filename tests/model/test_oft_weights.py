@@ -311,6 +311,12 @@ def test_a_folder_that_holds_its_head_is_not_opened_with_components(original: Pa
         open_oft(tmp_path, oft / "l1")
 
 
+@pytest.mark.parametrize("facts", [{"horizon": -1}, {"horizon": 10**9}, {"cameras": 0}, {"action_width": 1001}])
+def test_sizes_that_no_robot_has_are_refused(facts: dict[str, int]):
+    with pytest.raises(UserError, match=f"--{next(iter(facts)).replace('_', '-')} is .* whole numbers from 1 to"):
+        OftFacts(**facts)
+
+
 def test_eps_and_scale_are_passed_on(original: Path, oft: Path):
     source = open_oft(original, oft / "l1", rms_eps=1e-5, normalization="train")
     assert source.config.language.rms_eps == 1e-5

@@ -248,6 +248,9 @@ def test_eps_is_stated_or_the_library_s_default_or_that_of_pretraining(
     save_openvla(load_openvla(original, rms_eps=2e-6), tmp_path / "ours", "ideomotor")
     assert eps(tmp_path / "ours") == 2e-6
     assert eps(tmp_path / "ours", 1e-5) == 1e-5
+    for impossible in (0.0, -1e-5, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="--rms-eps is"):
+            eps(tmp_path / "ours", impossible)
 
 
 def test_the_scale_of_pixels_is_the_rounded_one_unless_asked_for_or_native(folder: Path, tmp_path: Path):

@@ -130,7 +130,7 @@ def test_damaged_or_foreign_configurations_are_refused(network: VLA, tmp_path: P
     value = json.loads(path.read_text())
     for text, message in [
         ("{", "not JSON"),
-        ("[]", "no JSON object"),
+        ("[]", "should hold a JSON object"),
         (json.dumps({**value, "format": 2}), "format 1"),
         (json.dumps({**value, "horizont": 3}), "unknown fields.*horizont"),
         (json.dumps({**value, "horizon": "four"}), "horizon should be int"),

@@ -152,7 +152,7 @@ def text(described: Mapping[str, Any]) -> str:
 
 def _is_language_model(path: Path) -> bool:
     if path.is_dir() and (path / "config.json").is_file():
-        from ideomotor.model.weights import read_json
+        from ideomotor.core.files import read_json
 
         return read_json(path / "config.json").get("model_type") == "llama"
     return path.suffix == ".gguf" and path.is_file()
@@ -189,8 +189,8 @@ def _small(folder: Path, config: "NetworkConfig") -> dict[str, Any]:
 
 
 def _adapter(folder: Path) -> dict[str, Any]:
+    from ideomotor.core.files import read_json
     from ideomotor.model.openvla_weights import ADAPTER
-    from ideomotor.model.weights import read_json
 
     fields = read_json(folder / ADAPTER)
     return {

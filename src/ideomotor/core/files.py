@@ -1,12 +1,18 @@
-"""Write files so that a crash leaves the old version or the new one, never half of one."""
+"""Write files so that a crash leaves the old version or the new one, never half of one; read what others wrote with suspicion."""
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
+
+from ideomotor.core.errors import UserError
+
+LARGEST_JSON = 256 << 20  # [bytes] a text file that is larger is no configuration, nor a tokenizer
+LARGEST_NOTICE = 1 << 20  # [bytes]
 
 
 def _sync_folder(folder: Path) -> None:
@@ -64,3 +70,59 @@ def atomic_folder(folder: Path) -> Generator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_small(path: Path, largest: int) -> bytes:
+    """Return a file's content.
+
+    Raises:
+        UserError: it has more than `largest` bytes.
+    """
+    with path.open("rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise UserError(f"{path} has {path.stat().st_size:,} bytes; such a file has at most {largest:,}. Copy it again")
+    return content
+
+
+def read_text(path: Path) -> str:
+    """Return a text file's content.
+
+    Raises:
+        UserError: it is no UTF-8, or far too large.
+    """
+    try:
+        return read_small(path, LARGEST_JSON).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not JSON ({error}); take the file from the checkpoint again") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, one that `write_json` can write again.
+
+    Raises:
+        UserError: it is none, or holds NaN, an infinite number or half a character.
+    """
+    try:
+        value: Any = json.loads(read_text(path), parse_constant=_finite, parse_float=_finite)
+        json.dumps(value, ensure_ascii=False).encode()
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}); take the file from the checkpoint again") from error
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{path} holds half of a surrogate pair ({error.reason}); take it from the checkpoint again"
+        ) from error
+    except OverflowError as error:
+        raise UserError(f"{path} holds {error}, which is no finite number; write a finite one there") from error
+    except ValueError as error:  # a whole number of more digits than Python reads
+        raise UserError(f"{path} is not JSON ({error}); take the file from the checkpoint again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} should hold a JSON object; take the file from the checkpoint again")
+    return dict(value)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise OverflowError(text[:40])
+    return number

@@ -1,6 +1,5 @@
 """Language models of the Llama architecture from elsewhere: a Hugging Face folder or a GGUF file, into our `Llama`."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 
 from ideomotor.core.errors import UserError
+from ideomotor.core.files import read_json
 from ideomotor.model.config import LanguageConfig
 from ideomotor.model.gguf_file import GgufFile
 from ideomotor.model.keys import report
@@ -157,13 +157,7 @@ def _same(source: Source, left: str, right: str) -> bool:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path.parent} has no {path.name}; give the folder of a language model")
-    try:
-        value: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not JSON ({error}); fetch it again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} should hold a JSON object; fetch it again")
-    return dict(value)
+    return read_json(path)
 
 
 def _size(values: Mapping[str, Any], name: str, path: Path) -> int:

@@ -22,11 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from ideomotor.core.errors import UserError, unknown
-from ideomotor.core.files import write_json
+from ideomotor.core.files import read_json, write_json
 from ideomotor.model.keys import compare
 from ideomotor.model.tensorfile import Safetensors, write_safetensors
 from ideomotor.model.tensors import Entry, InMemory
-from ideomotor.model.weights import read_json
 
 CONFIG, WEIGHTS, HEADS, BASE = "adapter_config.json", "adapter_model.safetensors", "heads.safetensors", "base.json"
 FORMAT = 1  # version of base.json
@@ -287,7 +286,7 @@ def _check_numbers(value: dict[str, Any], path: Path) -> None:
         raise UserError(
             f"{path}: r is {rank!r}; a rank from 1 to {LARGEST_RANK} is allowed. Save the adapter again with peft"
         )
-    if type(alpha) not in (int, float) or not math.isfinite(alpha):
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
         raise UserError(
             f"{path}: lora_alpha is {alpha!r}; it should be a finite number. Save the adapter again with peft"
         )
@@ -356,7 +355,8 @@ class Merge:
         return self.rounded <= self.allowed and (self.exact is None or self.exact <= EXACT * self.scale)
 
     def __str__(self) -> str:
-        exact = "" if self.exact is None else f"{self.exact:.2g} in float32, "
+        twice = self.exact is not None and self.stored != torch.float32
+        exact = f"{self.exact:.2g} in float32, " if twice else ""
         return (
             f"merging moved outputs by at most {exact}{self.rounded:.2g} in {str(self.stored).removeprefix('torch.')} (allowed"
             f" {self.allowed:.2g}; largest output {self.scale:.3g}, effect of the adapter {self.effect:.2g})"

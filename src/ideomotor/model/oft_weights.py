@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from ideomotor.core.errors import UserError
-from ideomotor.core.files import atomic_path
 from ideomotor.model.config import DiffusionHead, L1Head, OpenVLAConfig, Parallel, TokenHead
 from ideomotor.model.openvla import OpenVLA, with_film
 from ideomotor.model.openvla_config import Normalization
@@ -34,7 +33,7 @@ from ideomotor.model.openvla_weights import (
     open_openvla,
     write_config_files,
 )
-from ideomotor.model.picklefile import open_pickle
+from ideomotor.model.picklefile import open_pickle, write_pickle
 from ideomotor.model.tensorfile import SHARD, write_shards
 from ideomotor.model.tensors import Entry, InMemory, Joined, Renamed, Tensors
 
@@ -42,6 +41,7 @@ FILE = re.compile(
     r"(action_head|proprio_projector|noisy_action_projector|vision_backbone)--(latest|\d+)_checkpoint\.pt"
 )
 RANK = 32  # of the adapters in a file with FiLM
+LARGEST = {"horizon": 1000, "cameras": 16, "action_width": 1000}
 LARGEST_ALPHA = 16  # of the same: alpha = min(rank, 16), and the product of the two matrices counts alpha / rank
 
 
@@ -52,6 +52,12 @@ class OftFacts:
     horizon: int | None = None  # actions in a chunk
     cameras: int | None = None  # images
     action_width: int | None = None  # only where no head tells it
+
+    def __post_init__(self) -> None:
+        for name, largest in LARGEST.items():
+            value: int | None = getattr(self, name)
+            if value is not None and not 1 <= value <= largest:
+                raise UserError(f"--{name.replace('_', '-')} is {value}; whole numbers from 1 to {largest} are allowed")
 
 
 @dataclass(frozen=True)
@@ -231,7 +237,7 @@ class FilmBackbone:
         shape = found[base].shape
         if down in found and up in found:
             a, b = found[down].shape, found[up].shape
-            if a[1:] == shape[1:] and b[:2] == (shape[0], a[0]) and all(side == 1 for side in b[2:]):
+            if a[0] > 0 and a[1:] == shape[1:] and b[:2] == (shape[0], a[0]) and all(side == 1 for side in b[2:]):
                 return
         raise UserError(f"{where}: the adapter of {base} lacks a matrix, or its shapes do not fit; copy the file again")
 
@@ -315,8 +321,7 @@ def write_oft(
     write_shards(folder, Renamed(tensors, base), largest, {"format": "pt"})
     write_config_files(config, main_dtype(tensors.entries), folder, origin)
     for part, found in parts.items():
-        with atomic_path(folder / f"{part}--{step}_checkpoint.pt") as temporary:
-            torch.save(found, temporary)
+        write_pickle(folder / f"{part}--{step}_checkpoint.pt", found)
 
 
 def _whole(tensors: Tensors, name: str, entry: Entry) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 import torch
 
 from ideomotor.core.errors import UserError
+from ideomotor.core.files import read_json
 from ideomotor.model.config import LanguageConfig, OpenVLAConfig, PatchStem, Tower, VisionConfig, Vocabulary
 from ideomotor.model.presets import (
     HALF,
@@ -23,7 +24,7 @@ from ideomotor.model.presets import (
     llama2_7b,
     siglip_so400m,
 )
-from ideomotor.model.weights import CONFIG, read_json
+from ideomotor.model.weights import CONFIG
 
 Normalization = Literal["hf", "train"]  # means and deviations rounded to bfloat16 by the conversion, or as trained
 PREPROCESSOR, TOWERS = "preprocessor_config.json", "vision_towers.json"

@@ -12,6 +12,7 @@ A checkpoint is opened without reading a tensor (`open_openvla`), then read into
 layout (`write_openvla`). Source of the names: models.md 1.10.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ideomotor.core.errors import UserError
-from ideomotor.core.files import atomic_path, write_json
+from ideomotor.core.files import read_json, write_json
 from ideomotor.model.config import OpenVLAConfig, Parallel
 from ideomotor.model.openvla import OpenVLA
 from ideomotor.model.openvla_config import (
@@ -36,11 +37,11 @@ from ideomotor.model.openvla_config import (
     to_preprocessor_json,
     to_towers_json,
 )
-from ideomotor.model.picklefile import open_pickle
+from ideomotor.model.picklefile import open_pickle, write_pickle
 from ideomotor.model.presets import NATIVE_RMS_EPS, llama2_7b, openvla_7b
 from ideomotor.model.tensorfile import FILE, INDEX, SHARD, open_safetensors, write_shards
 from ideomotor.model.tensors import Entry, InMemory, Renamed, Tensors
-from ideomotor.model.weights import CONFIG, build, outline, read_config, read_json, write_checkpoint
+from ideomotor.model.weights import CONFIG, build, outline, read_config, write_checkpoint
 
 ADAPTER, CHECKPOINTS = "adapter_config.json", "checkpoints"
 Target = Literal["ideomotor", "hf", "native"]
@@ -169,8 +170,9 @@ def open_openvla(path: Path, rms_eps: float | None = None, normalization: Normal
     """Open a checkpoint of any layout; what is given wins over what is written.
 
     Raises:
-        UserError: files are missing or damaged, or hold another network.
+        UserError: files are missing or damaged, or hold another network; the given eps is no positive number.
     """
+    _check_eps(rms_eps)
     match recognise(path):
         case Own(folder):
             config = read_config(folder)
@@ -186,6 +188,11 @@ def open_openvla(path: Path, rms_eps: float | None = None, normalization: Normal
             raise UserError(
                 f"{folder} is an adapter of peft, no whole network; give the checkpoint that it was trained on, and the adapter beside it"
             )
+
+
+def _check_eps(rms_eps: float | None) -> None:
+    if rms_eps is not None and not 0 < rms_eps < math.inf:
+        raise UserError(f"--rms-eps is {rms_eps}; a number above 0 is allowed, such as 1e-6 or 1e-5")
 
 
 def _overridden(config: OpenVLAConfig, rms_eps: float | None, normalization: Normalization | None) -> OpenVLAConfig:
@@ -331,8 +338,7 @@ def write_native(path: Path, tensors: Tensors, towers: int) -> None:
         whole = torch.empty(entry.shape, dtype=entry.dtype)
         tensors.read(name, whole)
         parts.setdefault(part, {})[rest] = whole
-    with atomic_path(path) as temporary:
-        torch.save({"model": parts}, temporary)
+    write_pickle(path, {"model": parts})
 
 
 def write_config_files(config: OpenVLAConfig, dtype: torch.dtype, folder: Path, origin: Origin) -> None:

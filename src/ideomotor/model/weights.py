@@ -1,6 +1,5 @@
 """Our own checkpoints, `model.safetensors` and `config.json`; and how weights of any layout enter a network. Strict, no pickle."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from ideomotor.core import jsonable
 from ideomotor.core.errors import UserError
-from ideomotor.core.files import write_json
+from ideomotor.core.files import read_json, write_json
 from ideomotor.model.config import NetworkConfig, OpenVLAConfig
 from ideomotor.model.keys import check_keys
 from ideomotor.model.tensorfile import FILE, open_safetensors, write_safetensors
@@ -68,21 +67,6 @@ def read_config(folder: Path) -> NetworkConfig | OpenVLAConfig:
         raise UserError(f"{path} is not a network configuration of format {FORMAT}; write the policy with this version")
     kind = OpenVLAConfig if value.get("type") == OpenVLAConfig.__name__ else NetworkConfig
     return jsonable.from_json(kind, value, str(path))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file.
-
-    Raises:
-        UserError: it is none.
-    """
-    try:
-        value: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}); take the file from the checkpoint again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is no JSON object; take the file from the checkpoint again")
-    return value
 
 
 class _Unfilled(TorchFunctionMode):

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ideomotor.core.errors import UserError
+from ideomotor.core.files import LARGEST_JSON, read_json, read_small
 from ideomotor.data.norm_stats import FILE as STATISTICS
 from ideomotor.data.norm_stats import IN_CONFIG
 from ideomotor.pipeline import openvla
-from ideomotor.pipeline.files import read_json
 from ideomotor.pipeline.foreign import CONFIG, ORIGIN, PREPROCESSOR, TOKENIZERS, read_notices
 
 CARRIED = (  # what a layout needs beside them is written anew
@@ -69,17 +69,17 @@ def companions(
         config, _ = stated(folder)
         found |= _files(folder, CARRIED) | read_notices(folder) | _of_pipeline(folder, to)
         if to == "hf":
-            found |= _files(folder, [f"{str(place).partition('.')[0]}.py" for place in _auto_map(config).values()])
+            found |= _files(folder, _modules(config))
         elif STATISTICS not in found and IN_CONFIG in config:
             found[STATISTICS] = json.dumps(config[IN_CONFIG], indent=2).encode() + b"\n"
     if tokenizer is not None:
-        found |= {tokenizer.name: tokenizer.read_bytes(), **read_notices(tokenizer.parent)}
+        found |= {tokenizer.name: read_small(tokenizer, LARGEST_JSON), **read_notices(tokenizer.parent)}
     _check_licence(found, tokenizer.parent if tokenizer is not None else folders[-1])
     return found
 
 
 def _files(folder: Path, names: tuple[str, ...] | list[str]) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+    return {name: read_small(folder / name, LARGEST_JSON) for name in names if (folder / name).is_file()}
 
 
 def _of_pipeline(folder: Path, to: str) -> dict[str, bytes]:
@@ -89,9 +89,11 @@ def _of_pipeline(folder: Path, to: str) -> dict[str, bytes]:
     return found if to == "ideomotor" else {new: found[old] for old, new in THEIR_NAMES.items() if old in found}
 
 
-def _auto_map(config: Mapping[str, Any]) -> dict[str, Any]:
+def _modules(config: Mapping[str, Any]) -> list[str]:
+    """Return the Python files that auto_map names, as `file.Class`; a place outside the folder is none."""
     places: Any = config.get("auto_map")
-    return dict(places) if isinstance(places, dict) else {}
+    names = [str(place).partition(".")[0] for place in places.values()] if isinstance(places, dict) else []
+    return [f"{name}.py" for name in names if name.isidentifier()]
 
 
 def _check_licence(found: Mapping[str, bytes], folder: Path) -> None:

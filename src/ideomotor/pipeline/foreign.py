@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ideomotor.core.errors import UserError
+from ideomotor.core.files import LARGEST_NOTICE, read_json, read_small
 from ideomotor.data.resize import Fit, Letterbox, Naive, ResizeCrop
-from ideomotor.pipeline.files import read_json
 from ideomotor.tokenize.llama import LlamaTokenizer
 from ideomotor.tokenize.prompt import OpenVLA, Vicuna
 
@@ -87,4 +87,4 @@ def read_tokenizer(folder: Path) -> LlamaTokenizer:
 def read_notices(folder: Path) -> dict[str, bytes]:
     """Return the licence texts beside the weights, by file name."""
     paths = sorted({path for pattern in NOTICES for path in folder.glob(pattern) if path.is_file()})
-    return {path.name: path.read_bytes() for path in paths}
+    return {path.name: read_small(path, LARGEST_NOTICE) for path in paths}

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Float32, Integer, UInt8
 
 from ideomotor.core import jsonable
 from ideomotor.core.errors import UserError, unknown
-from ideomotor.core.files import write_bytes, write_json
+from ideomotor.core.files import read_json, read_text, write_bytes, write_json
 from ideomotor.core.spec import ChunkLength, Embodiment, Normalization
 from ideomotor.core.types import Observation
 from ideomotor.data.norm_stats import OFT_WIDENING, Kind, NormStatistics, entry_of, scaled_numbers
@@ -29,7 +29,6 @@ from ideomotor.data.normalize import normalize, unnormalize
 from ideomotor.data.resize import Arrival, Direct, Evaluation, arrive, fit
 from ideomotor.data.statistics import Statistics
 from ideomotor.data.windows import Window
-from ideomotor.pipeline.files import read_json, read_text
 from ideomotor.pipeline.foreign import read_fit, read_notices, read_prompt, read_tokenizer
 from ideomotor.pipeline.guess import Guess, Sizes, camera_roles, guess_embodiment
 from ideomotor.pipeline.openvla_config import NetworkShape, OneByOne, OpenVLAPipelineConfig, as_trained

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from ideomotor.core import jsonable
 from ideomotor.core.errors import UserError, unknown
-from ideomotor.core.files import write_bytes, write_json
+from ideomotor.core.files import read_json, read_text, write_bytes, write_json
 from ideomotor.core.spec import ChunkLength, Embodiment, Normalization
 from ideomotor.core.types import Observation
 from ideomotor.data.dataset import ACTION, STATE
@@ -31,7 +31,6 @@ from ideomotor.data.normalize import (
 )
 from ideomotor.data.statistics import Statistics
 from ideomotor.data.windows import Window
-from ideomotor.pipeline.files import read_json, read_text
 from ideomotor.pipeline.protocol import Arrays, refuse_not_finite
 from ideomotor.tokenize.prompt import Bare, OpenVLA, prompt_text
 from ideomotor.tokenize.text import TextTokenizer

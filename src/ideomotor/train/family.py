@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from ideomotor.core.errors import UsageError
+from ideomotor.core.files import read_json
 from ideomotor.model.config import OpenVLAConfig
-from ideomotor.model.weights import CONFIG, read_json
+from ideomotor.model.weights import CONFIG
 from ideomotor.train.batches import Data, SlotData, load_data
 from ideomotor.train.config import Lora, TrainConfig, number_of_processes
 from ideomotor.train.learner import Learner
