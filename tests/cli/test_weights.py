@@ -277,7 +277,7 @@ def test_an_adapter_is_merged_into_its_base(
 ):
     assert convert(adapter, "--out", tmp_path / "out", "--to", "hf", *(["--dtype", dtype] if dtype else [])) == 0
     shown = capsys.readouterr().out
-    assert f"base: {original}" in shown
+    assert f"base: {original.resolve()}" in shown
     assert "merging moved outputs by at most" in shown
     base, found = load_file(original / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
     parts = load_file(adapter / "adapter_model.safetensors")
