@@ -12,6 +12,7 @@ COMMANDS = {
     "eval": "measure a policy in closed loop, with intervals, a report and videos",
     "predict": "ask a policy once: the action for a picture and an instruction, or an answer in words",
     "weights": "look at a checkpoint of OpenVLA or a relative, or write it in another layout",
+    "safety": "limits of an arm and how quickly it stops; the shield under adversarial proposals",
     "demo": "the whole loop in a few minutes: run, collect, fine-tune, compare, report",
 }
 

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 def arms() -> dict[str, "Arm"]:
     """The arms that the tabletop can be built around."""
+    from ideomotor.robot.arms.fr3 import FR3
     from ideomotor.robot.arms.panda import PANDA
     from ideomotor.robot.arms.ur5e import UR5E
 
-    return {"panda": PANDA, "ur5e": UR5E}
+    return {"fr3": FR3, "panda": PANDA, "ur5e": UR5E}
 
 
 def tasks() -> dict[str, "Task"]:

@@ -105,6 +105,33 @@ GripperTable = ParallelGripper  # becomes a union when the next kind comes
 
 
 @dataclass(frozen=True)
+class SpeedLaw:
+    """A joint's speed limit that depends on its position: within [0, sqrt(gain (high - q)) - offset] upwards, mirrored downwards.
+
+    Source: Franka Control Interface, limits of the FR3. Tuples run over the joints.
+    """
+
+    offset: tuple[float, ...]  # [rad/s] c
+    gain: tuple[float, ...]  # [rad/s^2] K
+    low: tuple[float, ...]  # [rad] q* below
+    high: tuple[float, ...]  # [rad] q* above
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How fast an arm may change its motion. Tuples run over the joints; without this table no shield arms it."""
+
+    acceleration: tuple[float, ...]  # [rad/s^2]
+    jerk: tuple[float, ...]  # [rad/s^3]
+    torque_rate: tuple[float, ...] | None  # [N m/s]; None: the robot takes no torques
+    tool_speed: float  # [m/s] of the tool centre point, as rated
+    tool_acceleration: float  # [m/s^2]
+    payload: float  # [kg] rated
+    sources: tuple[str, ...]  # where the numbers come from; "ours, assumed" where nobody publishes them
+    speed_law: SpeedLaw | None = None
+
+
+@dataclass(frozen=True)
 class Arm:
     """An arm with J joints and its gripper. Tuples run over the joints unless a comment says otherwise."""
 
@@ -129,6 +156,7 @@ class Arm:
     bandwidth: float = 50.0  # [rad/s] omega of the servos: kp = I omega^2, kv = 2 I omega
     flange_turn: float = 0.0  # [rad] hand against flange, about z
     mount: Mount = Mount()
+    motion: Motion | None = None  # accelerations, jerks and what else a shield has to know
 
     def __post_init__(self) -> None:
         """Check that the tables fit each other."""
@@ -138,6 +166,12 @@ class Arm:
         per_joint = (self.q_max, self.dq_max, self.tau_max, self.home, self.link_mass, self.inertia, self.damping)
         assert all(len(table) == joints for table in per_joint), f"{self.name}: {joints} joints expected in every table"
         assert len(self.link_radius) == joints + 1, f"{self.name}: foot and {joints} links need a radius"
+        motion = self.motion
+        if motion is not None:
+            law = motion.speed_law
+            tables = [motion.acceleration, motion.jerk, *([] if motion.torque_rate is None else [motion.torque_rate])]
+            tables += [] if law is None else [law.offset, law.gain, law.low, law.high]
+            assert all(len(table) == joints for table in tables), f"{self.name}: {joints} joints expected in its motion"
 
     @property
     def num_joints(self) -> int:

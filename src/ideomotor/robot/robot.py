@@ -17,6 +17,7 @@ class RobotState:
     q: Float[np.ndarray, " J"]  # [rad]
     dq: Float[np.ndarray, " J"]  # [rad/s]
     opening: float  # [fraction] of the gripper, 1 = open
+    external_torque: Float[np.ndarray, " J"] | None = None  # [N m] as the robot estimates it; None: it does not
 
 
 @dataclass(frozen=True)

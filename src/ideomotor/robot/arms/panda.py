@@ -2,7 +2,7 @@
 
 from math import pi
 
-from ideomotor.robot.arm import Arm, Box, CameraPose, ParallelGripper
+from ideomotor.robot.arm import Arm, Box, CameraPose, Motion, ParallelGripper
 
 HAND = ParallelGripper(
     name="panda_hand",
@@ -41,5 +41,17 @@ PANDA = Arm(
         "DH parameters and joint limits: Franka Control Interface, https://frankaemika.github.io/docs/control_parameters.html",
         "link and hand masses, finger and TCP offsets: franka_ros franka_description and MuJoCo Menagerie franka_emika_panda",
         "capsule radii, damping, armature, home, cameras: ours; joint inertias: ours at home (with lighter links; now 1.0 to 1.3 times)",
+    ),
+    motion=Motion(
+        acceleration=(15.0, 7.5, 10.0, 12.5, 15.0, 20.0, 20.0),
+        jerk=(7500.0, 3750.0, 5000.0, 6250.0, 7500.0, 10000.0, 10000.0),
+        torque_rate=(1000.0,) * 7,
+        tool_speed=1.7,
+        tool_acceleration=13.0,
+        payload=3.0,
+        sources=(
+            "acceleration, jerk, torque rate, tool speed and acceleration: Franka Control Interface, limits for Panda",
+            "payload: Franka Emika, data sheet of the Panda",
+        ),
     ),
 )

@@ -2,7 +2,7 @@
 
 from math import pi
 
-from ideomotor.robot.arm import Arm, CameraPose, Cylinder, Mount, ParallelGripper
+from ideomotor.robot.arm import Arm, CameraPose, Cylinder, Motion, Mount, ParallelGripper
 
 GRIPPER = ParallelGripper(
     name="generic_parallel",
@@ -40,5 +40,21 @@ UR5E = Arm(
         "DH parameters, masses: Universal Robots, article 'DH parameters for calculations of kinematics and dynamics'",
         "joint limits, torques: Universal_Robots_ROS2_Description, config/ur5e/joint_limits.yaml",
         "everything else: ours; joint inertias: ours at home (with other link masses; now 0.6 to 1.2 times)",
+    ),
+    motion=Motion(
+        acceleration=(15.0,) * 6,
+        jerk=(3000.0,) * 6,
+        torque_rate=None,
+        tool_speed=1.0,
+        tool_acceleration=10.0,
+        payload=5.0,
+        sources=(
+            "acceleration 15 rad/s^2, jerk 3000 rad/s^3: ours, assumed; Universal Robots publishes none",
+            "with payload and reach the arm may brake slower: compare with the stop distances in its hardware manual",
+            "tool speed: Universal Robots, data sheet of the UR5e, which calls 1 m/s the typical TCP speed; it is no upper limit",
+            "tool acceleration 10 m/s^2: ours, assumed; none is published",
+            "torque rate: none, the arm takes no torques from us",
+            "payload: Universal Robots, data sheet of the UR5e",
+        ),
     ),
 )
