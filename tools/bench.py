@@ -63,6 +63,7 @@ def main() -> None:
         ("decode.autoregressive.25m", "decode.parallel.25m"): lambda: decode("25m"),
         ("decode.autoregressive.5m", "decode.parallel.5m"): lambda: decode("5m"),
         ("load.openvla",): load,
+        ("shield.joint", "shield.p50", "shield.p99"): shield,
     }
     entries: list[Entry] = []
     for names, measure in measures.items():
@@ -89,6 +90,13 @@ def load() -> Entry:
     from bench_load import load_openvla
 
     return load_openvla()
+
+
+def shield() -> list[Entry]:
+    """The filters between policy and motors."""
+    from bench_shield import rows
+
+    return rows()
 
 
 def sim_step_ray() -> Entry:

@@ -83,9 +83,9 @@ def test_a_user_need_not_write_what_has_a_default(write: Write):
         ({"bounds": {"low": [0, 0], "high": [1, 1, 1]}}, r"world\.json\.bounds\.low should be a list of 3"),
         ({"payload": "1 kg"}, r"world\.json\.payload should be a number"),
         ({"payload": True}, r"world\.json\.payload should be a number"),
-        ({"payload": 10**400}, "far too large|not JSON"),
+        ({"payload": 10**400}, "of 401 digits|not JSON"),
         ({"payload": 1e300}, "payload"),
-        ({"held": {"start": [0, 0, 0], "end": [0, 0, 10**400], "radius": 0.1}}, "far too large|not JSON"),
+        ({"held": {"start": [0, 0, 0], "end": [0, 0, 10**400], "radius": 0.1}}, "of 401 digits|not JSON"),
     ],
 )
 def test_a_field_that_makes_no_sense_is_refused_by_name(content: Any, words: str, write: Write):

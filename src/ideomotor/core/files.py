@@ -94,7 +94,7 @@ def read_text(path: Path) -> str:
     try:
         return read_small(path, LARGEST_JSON).decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error}); take the file from the checkpoint again") from error
+        raise UserError(f"{path} is not JSON ({error}); mend the file, or copy it again") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -107,17 +107,17 @@ def read_json(path: Path) -> dict[str, Any]:
         value: Any = json.loads(read_text(path), parse_constant=_finite, parse_float=_finite)
         json.dumps(value, ensure_ascii=False).encode()
     except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}); take the file from the checkpoint again") from error
+        raise UserError(f"{path} is not JSON ({error}); mend the file, or copy it again") from error
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{path} holds half of a surrogate pair ({error.reason}); take it from the checkpoint again"
+            f"{path} holds half of a surrogate pair ({error.reason}); mend the file, or copy it again"
         ) from error
     except OverflowError as error:
         raise UserError(f"{path} holds {error}, which is no finite number; write a finite one there") from error
     except ValueError as error:  # a whole number of more digits than Python reads
-        raise UserError(f"{path} is not JSON ({error}); take the file from the checkpoint again") from error
+        raise UserError(f"{path} is not JSON ({error}); mend the file, or copy it again") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} should hold a JSON object; take the file from the checkpoint again")
+        raise UserError(f"{path} should hold a JSON object; mend the file, or copy it again")
     return dict(value)
 
 

@@ -67,7 +67,10 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return _read_dataclass(typing.cast("type[Any]", kind), value, where)
     if kind is float:
         _expect(isinstance(value, int | float) and not isinstance(value, bool), where, "a number", value)
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:  # a whole number of hundreds of digits
+            raise UserError(f"{where} is a number of {len(str(value))} digits; write a smaller one") from error
     _expect(type(value) is kind, where, kind.__name__, value)
     return value
 

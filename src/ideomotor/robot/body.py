@@ -52,8 +52,8 @@ def parts_apart(
     ends = [[frames[c.link][:3, :3] @ np.array(p) + frames[c.link][:3, 3] for p in (c.start, c.end)] for c in capsules]
 
     def apart(i: int, k: int) -> bool:
-        _, _, gap = segment_gap(*ends[i], *ends[k])
-        return float(gap) - capsules[i].radius - capsules[k].radius > TOGETHER
+        _, _, gap = segment_gap(*(p[None] for p in (*ends[i], *ends[k])))
+        return float(gap[0]) - capsules[i].radius - capsules[k].radius > TOGETHER
 
     return tuple(
         (i, k)

@@ -30,6 +30,7 @@ SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX, MESH = range(2, 8)  # MuJoCo's kinds 
 ARC_STEPS = 16  # of a finger's hinge; the arc between two steps is added to the radius
 FURTHEST = 100.0  # [m] from the base: what lies beyond is a mistake in units
 WORLD = 0
+NAMED = 8  # joints at most in a message
 
 
 def load_body(
@@ -109,7 +110,8 @@ class _Tree:
 
     def joint_names(self, joints: list[int]) -> str:
         """Return the names of joints, for a message."""
-        return ", ".join(f"'{self.joint_name(joint)}'" for joint in joints)
+        named = ", ".join(f"'{self.joint_name(joint)}'" for joint in joints[:NAMED])
+        return f"{named} and {len(joints) - NAMED} more" if len(joints) > NAMED else named
 
     def up(self, body: int) -> list[int]:
         """Return the bodies from `body` up to the world, which is left out."""
@@ -146,7 +148,8 @@ class _Tree:
         carriers = [b for b, joints in enumerate(self.joints) if any(self.model.jnt_type[j] == HINGE for j in joints)]
         if not carriers:
             raise UserError(f"{self.path} has no hinge joint; give the file of an arm")
-        ends = [b for b in carriers if not any(b in self.up(other)[1:] for other in carriers)]
+        inner = {body for carrier in carriers for body in self.up(carrier)[1:]}
+        ends = [body for body in carriers if body not in inner]
         if len(ends) > 1:
             joints = [self.joints[b][-1] for b in ends]
             raise UserError(
@@ -175,7 +178,7 @@ class _Tree:
     def frame(self, joint: int) -> Float[np.ndarray, "4 4"]:
         """Return world_from_link: the frame of the joint's body, turned so that the axis is z (not at all if it is), on the axis."""
         rotation = self.data.xmat[int(self.model.jnt_bodyid[joint])].reshape(3, 3)
-        x, y, z = rotation.T @ self.data.xaxis[joint]
+        x, y, z = np.round(rotation.T @ self.data.xaxis[joint], 12)  # or rounding would choose the half turn
         half_turn = (
             np.diag([1.0, -1.0, -1.0]) if z < 0 else np.eye(3)
         )  # about x, so that less than a right angle is left
@@ -277,7 +280,7 @@ class _Links:
         bare = sorted((seen - solid) & {tree.name(body) for body in self.parts})
         if bare or not result:
             raise UserError(
-                f"{tree.path}: {', '.join(bare) or 'no link'} of the arm {'can be seen but has' if bare else 'has'} no shape that "
+                f"{tree.path}: {', '.join(bare[:NAMED]) or 'no link'} of the arm {'can be seen but has' if bare else 'has'} no shape that "
                 "collides, so nothing could be kept away from it; add collision geometry"
             )
         if not all(abs(x) < FURTHEST for c in result for x in (*c.start, *c.end, c.radius)):

@@ -77,8 +77,6 @@ class Clearance:
             for link in sorted(set(self._links.tolist()))
         }
         self._set_obstacles()
-        self._set_self_pairs()
-        self._set_spheres()
 
     # 1 what is compared with what
 
@@ -87,12 +85,12 @@ class Clearance:
         rods = [(o, o.shape) for o in everything if isinstance(o.shape, Sphere | CapsuleShape)]
         boxes = [(o, o.shape) for o in everything if isinstance(o.shape, BoxShape)]
         planes = [(o, o.shape) for o in everything if isinstance(o.shape, HalfSpace)]
-        self._rod_pairs, self._rod_margin = self._kept_apart([o for o, _ in rods])
+        rod_pairs, rod_margin = self._kept_apart([o for o, _ in rods])
         self._box_pairs, self._box_margin = self._kept_apart([o for o, _ in boxes])
         self._plane_pairs, self._plane_margin = self._kept_apart([o for o, _ in planes])
         lines = [_line(shape) for _, shape in rods]
         self._rods = np.array([(start, end) for start, end, _ in lines]).reshape(-1, 2, 3)
-        self._rod_radius = np.array([radius for _, _, radius in lines])
+        self._set_pairs(rod_pairs, rod_margin, np.array([radius for _, _, radius in lines]))
         self._box_centre = np.array([shape.centre for _, shape in boxes]).reshape(-1, 3)
         self._box_half = np.array([shape.half for _, shape in boxes]).reshape(-1, 3)
         self._box_turn = np.array([_turn(shape.yaw) for _, shape in boxes]).reshape(-1, 3, 3)  # base_from_box
@@ -113,25 +111,28 @@ class Clearance:
         common = self.around.margins.obstacle
         return (part, other), np.array([common if o.margin is None else o.margin for o in obstacles])
 
-    def _set_self_pairs(self) -> None:
-        pairs = list(self.body.self_pairs)
+    def _set_pairs(
+        self,
+        rod_pairs: tuple[Int[np.ndarray, " M"], Int[np.ndarray, " M"]],
+        rod_margin: Float[np.ndarray, " O"],
+        rod_radius: Float[np.ndarray, " O"],
+    ) -> None:
+        """Prepare pairs of lines: a part and a rod, or two parts. The rods' lines stand behind those of the parts."""
+        own, capsules = list(self.body.self_pairs), self.capsules
         if self.around.held is not None:
-            held, last = len(self.capsules) - 1, self.body.limits.num_joints
-            pairs += [(c, held) for c in sorted({i for i, k in pairs if self.capsules[k].link == last})]
-        self._first, self._second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-
-    def _set_spheres(self) -> None:
-        """Prepare spheres around rods and parts, and what each pair keeps: rods first, then pairs of parts."""
-        part, rod = self._rod_pairs
+            held, last = len(capsules) - 1, self.body.limits.num_joints
+            own += [(c, held) for c in sorted({i for i, k in own if capsules[k].link == last})]
+        inner, outer = np.array(own, dtype=np.int64).reshape(-1, 2).T
+        part, rod = rod_pairs
         half = 0.5 * np.linalg.norm(self._rods[:, 1] - self._rods[:, 0], axis=1)
-        self._rod_centre = self._rods.mean(axis=1)[rod]
-        own = self.around.margins.self_collision
-        self._pair_thick = np.concatenate(
-            [self._radius[part] + self._rod_radius[rod], self._radius[self._first] + self._radius[self._second]]
-        )
-        self._pair_margin = np.concatenate([self._rod_margin[rod], np.full(len(self._first), own)])
-        halves = np.concatenate([self._half[part] + half[rod], self._half[self._first] + self._half[self._second]])
-        self._pair_reach = halves + self._pair_thick
+        radius, halves = np.concatenate([self._radius, rod_radius]), np.concatenate([self._half, half])
+        self._part = np.concatenate([part, outer])
+        self._other = np.concatenate([rod + len(capsules), inner])
+        self._own = np.arange(len(self._part)) >= len(part)  # pairs of two parts
+        self._thick = radius[self._part] + radius[self._other]
+        self._margin = np.concatenate([rod_margin[rod], np.full(len(inner), self.around.margins.self_collision)])
+        self._reach = halves[self._part] + halves[self._other] + self._thick + self._margin
+        self._other_link = np.concatenate([np.zeros_like(rod), self._links[inner]])
 
     # 2 a path
 
@@ -172,8 +173,9 @@ class Clearance:
         return Verdict(obstacle, own, inside, speed, tuple(reason for value, reason in found if not value >= 0.0))
 
     def _ends(self, frames: Float[np.ndarray, "N J 4 4"]) -> Float[np.ndarray, "N C 2 3"]:
-        """Return the ends of all capsules."""
-        ends = np.empty((len(frames), len(self.capsules), 2, 3))
+        """Return the ends of all capsules, and behind them those of rods, which stand still."""
+        ends = np.empty((len(frames), len(self.capsules) + len(self._rods), 2, 3))
+        ends[:, len(self.capsules) :] = self._rods
         for link, (these, local) in self._by_link.items():
             if link == 0:
                 ends[:, these] = (self._foot[:3] @ local).T.reshape(-1, 2, 3)
@@ -198,34 +200,23 @@ class Clearance:
         travel: Float[np.ndarray, " C"],
     ) -> tuple[float, float]:
         """Return the smallest clearances from rods, and of parts from each other."""
-        part, rod = self._rod_pairs
-        first, second, rods = self._first, self._second, len(part)
         middle = 0.5 * (ends[0, :, 0] + ends[0, :, 1])
-        way = np.concatenate([middle[part] - self._rod_centre, middle[first] - middle[second]])
-        apart = np.sqrt(np.einsum("mk,mk->m", way, way)) - self._pair_reach - self._pair_margin
-        moves = np.concatenate([travel[part], travel[first] + travel[second]])
-        beyond = apart - moves  # a bound from row 0 alone: nothing comes nearer by more than it moves
-        near = beyond < 0.0
-        least = [
-            beyond[:rods].min(initial=np.inf, where=~near[:rods]),
-            beyond[rods:].min(initial=np.inf, where=~near[rods:]),
-        ]
+        way = middle[self._part] - middle[self._other]
+        # a bound from row 0 alone: nothing comes nearer by more than it moves
+        beyond = np.sqrt(np.einsum("mk,mk->m", way, way)) - self._reach - travel[self._part] - travel[self._other]
+        near = ~(beyond >= 0.0)
+        least = [float(beyond.min(initial=np.inf, where=~near & kind)) for kind in (~self._own, self._own)]
         if not near.any():
-            return float(least[0]), float(least[1])
-        a, b, c = part[near[:rods]], first[near[rods:]], second[near[rods:]]
-        moved = np.concatenate([delta[:, a], 2.0 * np.maximum(delta[:, b], delta[:, c])], axis=1)
-        bent = np.concatenate([bend[:, a], bend[:, b] + bend[:, c]], axis=1)
-        these = ends[:, np.concatenate([a, b])]
-        others = np.empty_like(these)
-        others[:, : len(a)] = self._rods[rod[near[:rods]]]
-        others[:, len(a) :] = ends[:, c]
-        _, _, gap = segment_gap(these[..., 0, :], these[..., 1, :], others[..., 0, :], others[..., 1, :])
-        thick, margin = self._pair_thick[near], self._pair_margin[near]
-        lost = _lost(moved, margin + thick) + bent
+            return least[0], least[1]
+        part, other, own = self._part[near], self._other[near], self._own[near]
+        a, b = ends[:, part], ends[:, other]
+        _, _, gap = segment_gap(a[:, :, 0], a[:, :, 1], b[:, :, 0], b[:, :, 1])
+        thick, margin = self._thick[near], self._margin[near]
+        lost = _lost(delta[:, part] + delta[:, other], margin + thick) + bend[:, part] + bend[:, other]
         kept = _kept(gap - thick, margin, lost).min(axis=0)
         return (
-            float(min(least[0], kept[: len(a)].min(initial=np.inf))),
-            float(min(least[1], kept[len(a) :].min(initial=np.inf))),
+            min(least[0], float(kept.min(initial=np.inf, where=~own))),
+            min(least[1], float(kept.min(initial=np.inf, where=own))),
         )
 
     def _boxes(
@@ -266,7 +257,7 @@ class Clearance:
     def nearest(self, frames: Float[np.ndarray, "J 4 4"], within: float) -> Nearest:
         """Return the pairs nearer than `within` [m] beyond their margins, with the points where they are nearest."""
         ends = self._ends(frames[None])[0]
-        found = [self._nearest_planes(ends), *self._nearest_pairs(ends, within), self._nearest_boxes(ends)]
+        found = [self._nearest_planes(ends), self._nearest_pairs(ends, within), self._nearest_boxes(ends)]
         found.append(self._nearest_bounds(frames))
         chosen = [part.below(within) for part in found]
         return Nearest(
@@ -281,24 +272,18 @@ class Clearance:
         points = ends[part, lower]
         return Nearest(distance, points, self._normal[plane], self._links[part], points, np.zeros_like(part))
 
-    def _nearest_pairs(self, ends: Float[np.ndarray, "C 2 3"], within: float) -> tuple[Nearest, Nearest]:
+    def _nearest_pairs(self, ends: Float[np.ndarray, "C 2 3"], within: float) -> Nearest:
         """Return pairs with rods, and pairs of parts; far ones are left out before anything is computed."""
-        part, rod = self._rod_pairs
-        middle, rods = 0.5 * (ends[:, 0] + ends[:, 1]), len(part)
-        way = np.concatenate([middle[part] - self._rod_centre, middle[self._first] - middle[self._second]])
-        near = np.sqrt(np.einsum("mk,mk->m", way, way)) - self._pair_reach - self._pair_margin < within
-        part, rod = part[near[:rods]], rod[near[:rods]]
-        first, second = self._first[near[rods:]], self._second[near[rods:]]
-        a, b = np.concatenate([ends[part], ends[second]]).swapaxes(0, 1)
-        c, d = np.concatenate([self._rods[rod], ends[first]]).swapaxes(0, 1)
+        middle = 0.5 * (ends[:, 0] + ends[:, 1])
+        way = middle[self._part] - middle[self._other]
+        near = np.sqrt(np.einsum("mk,mk->m", way, way)) - self._reach < within
+        part, other = self._part[near], self._other[near]
+        a, b, c, d = ends[part, 0], ends[part, 1], ends[other, 0], ends[other, 1]
         s, t, gap = segment_gap(a, b, c, d)
         points, others = a + s[:, None] * (b - a), c + t[:, None] * (d - c)
-        distance = gap - self._pair_thick[near] - self._pair_margin[near]
         normals = (points - others) / np.maximum(gap, 1e-9)[:, None]
-        links = self._links[np.concatenate([part, second])]
-        still = np.concatenate([np.zeros_like(part), self._links[first]])
-        everything = Nearest(distance, points, normals, links, others, still)
-        return everything.rows(slice(None, len(part))), everything.rows(slice(len(part), None))
+        distance = gap - self._thick[near] - self._margin[near]
+        return Nearest(distance, points, normals, self._links[part], others, self._other_link[near])
 
     def _nearest_boxes(self, ends: Float[np.ndarray, "C 2 3"]) -> Nearest:
         part, box = self._box_pairs
@@ -359,6 +344,9 @@ def _kept(
 def _least(
     distance: Float[np.ndarray, "N M"], margin: Float[np.ndarray, " M"], lost: Float[np.ndarray, "P M2"]
 ) -> float:
+    after = distance[1:] - lost - margin
+    if (after >= 0.0).all():
+        return float(after.min())
     return float(_kept(distance, margin, lost).min())
 
 

@@ -18,7 +18,7 @@ LARGEST_XML = 8 << 20  # [bytes] of one file
 LARGEST_MESHES, MOST_MESHES = 256 << 20, 500  # [bytes] of all together, and how many
 DEEPEST = 200  # elements inside each other; MuJoCo reads them by recursion
 LARGEST_NUMBER = 1e4  # [m, rad, degrees] of an attribute
-MOST = 50_000  # elements in all files together
+MOST = 20_000  # elements in all files together
 REMEDY = "give the MJCF (.xml) or URDF (.urdf) file of one arm, its meshes and included files beside it"
 
 GEOMETRY = ("box", "cylinder", "sphere", "capsule", "mesh")

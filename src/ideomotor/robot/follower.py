@@ -17,6 +17,7 @@ from ideomotor.robot.reasons import Reason
 from ideomotor.robot.report import How
 
 ROUNDING = 1e-9  # relative
+SLOWEST = 1e-3  # [rad/s] the follower needs a speed limit above 0
 LAW_SHARE = 0.9  # of a speed limit that depends on the position
 
 
@@ -87,9 +88,11 @@ class Follower:
 
         "follow" lets every joint be as quick as it can; any other way is straight, as far as the speed now allows.
         """
-        law_low, law_high = speed_bounds(self._limits, now.q)
-        high = np.maximum(np.minimum(top, LAW_SHARE * law_high), 1e-3)
-        low = np.minimum(np.maximum(-top, LAW_SHARE * law_low), -1e-3)
+        low, high = -top, top
+        if self._limits.speed_law is not None:
+            law_low, law_high = speed_bounds(self._limits, now.q)
+            high = np.maximum(np.minimum(top, LAW_SHARE * law_high), SLOWEST)
+            low = np.minimum(np.maximum(-top, LAW_SHARE * law_low), -SLOWEST)
         end = np.zeros(self._joints) if goal_speed is None else np.minimum(np.maximum(goal_speed, low), high)
         given = self._input
         given.synchronization = ruckig.Synchronization.No if how == "follow" else ruckig.Synchronization.Phase

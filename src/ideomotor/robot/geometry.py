@@ -1,4 +1,4 @@
-"""Distances of lines from lines and boxes, exact and for many at once. Any leading axes; 3 = x y z [m]."""
+"""Distances of lines from lines and boxes, exact and for many at once. At least one leading axis; 3 = x y z [m]."""
 
 import numpy as np
 from jaxtyping import Float
@@ -65,4 +65,4 @@ def box_gap(
 
 
 def _share(values: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-    return np.asarray(np.minimum(np.maximum(values, 0.0), 1.0))  # a third of the time of np.clip; one number stays an array
+    return np.minimum(np.maximum(values, 0.0), 1.0)  # a third of the time of np.clip

@@ -59,7 +59,7 @@ from ideomotor.robot.reasons import Reason
 
 LARGEST = 1e300  # a gap that stands for "no limit", so that nothing overflows
 LARGEST_MEASURED = 1e3  # [rad], [rad/s] no arm stands or moves there: such a measurement is a fault
-ROUNDING = 1e-9  # of a T: by so much braking is slower, and ends of an interval may cross
+ROUNDING = 1e-9  # of a T: by so much braking is slower
 
 
 class Move(NamedTuple):
@@ -153,7 +153,7 @@ class JointFilter:
         braking = acceleration
         law = limits.speed_law
         if law is not None:
-            braking, margin = law_braking(replace(limits, acceleration=tuple(acceleration.tolist())), dt)
+            braking, margin = law_braking(limits, dt)  # at a lower share of a, m is more than enough
             low, high = np.maximum(low, np.array(law.low) + margin), np.minimum(high, np.array(law.high) - margin)
         spacing = np.spacing(np.maximum(np.abs(low), np.abs(high)))
         rounding = ROUNDING * acceleration * dt + 8.0 * spacing / dt
@@ -168,7 +168,7 @@ class JointFilter:
         speed = np.maximum(b.speed, slower)
         low = np.maximum(np.maximum(-speed, v - step), -stoppable_speed(q - b.low, b.braking, self.dt))
         high = np.minimum(np.minimum(speed, v + step), stoppable_speed(b.high - q, b.braking, self.dt))
-        empty = low > high + b.rounding
+        empty = low > high
         if empty.any():
             braked = np.copysign(slower, v)  # empty means faster than a tick can brake
             low, high = np.where(empty, braked, low), np.where(empty, braked, high)

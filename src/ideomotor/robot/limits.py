@@ -139,12 +139,7 @@ def load_limits(path: Path, stated: Mapping[str, object] | None = None) -> Limit
     if not path.is_file():
         raise UserError(f"{path} is not there; give a JSON file with the fields of Limits: {', '.join(FIELDS)}")
     values = {**(stated or {}), **read_json(path)}
-    try:
-        return jsonable.from_json(Limits, values, str(path))
-    except OverflowError as error:  # a whole number beyond any float
-        raise UserError(
-            f"{path} holds a number that is far too large ({error}); write one below {LARGEST:g}"
-        ) from error
+    return jsonable.from_json(Limits, values, str(path))
 
 
 def check_within(limits: Limits, rated: Mapping[str, Sequence[float | None]], names: Sequence[str], where: str) -> None:

@@ -7,7 +7,7 @@ One tick, `dt` long:
 
 1. Proposal, measured state and clock are checked: shape, numbers, age, order. What is wrong leads to a stop.
 2. Candidates, best first: the proposal itself where it is legal; one tick of the time-optimal jerk-limited motion towards it (ruckig); one
-   towards what a velocity program finds around an obstacle; one towards a quarter of the way.
+   towards what a velocity program finds around an obstacle; where nothing is in the way, one towards a quarter of the way.
 3. For each candidate the quickest stop from where it leads is computed (`robot.stop`) and sampled, the present command in front. Every
    sample must keep joint limits, speed law, margins to obstacles, to the arm itself and to the bounds, and the tool's speed cap.
 4. The first candidate that does is sent, and its stop is kept. If none does, the arm goes one tick further along the stop it kept before.
@@ -116,6 +116,10 @@ class Shield:
         margins = self.around.margins
         self._q_min, self._q_max = np.array(limits.q_min) + margins.joint, np.array(limits.q_max) - margins.joint
         self._goal_min, self._goal_max = np.array(limits.q_min) + margins.goal, np.array(limits.q_max) - margins.goal
+        if not (self._goal_min < self._goal_max).all():
+            raise UserError(
+                f"{body.name}: margins goal and joint leave no room between q_min and q_max; make them smaller"
+            )
         self._stride = max(1, round(SAMPLE / s.dt))
         self._clock = clock
         self._memory: Memory | None = None
@@ -351,6 +355,7 @@ class Shield:
             around = None if wish is None else self._wished(memory, wish, found)
             if around is not None:
                 yield from follow.follow(now, "around", around, None, self._top_speed(memory, around, "around"), found)
+                return
         nearer = now.q + SCALE * (goal - now.q)
         yield from follow.follow(now, "scaled", nearer, None, self._top_speed(memory, nearer, "scaled"), found)
 

@@ -35,9 +35,8 @@ class Stop:
     ) -> tuple[Float[np.ndarray, "N J"], Float[np.ndarray, "N J"], Float[np.ndarray, "N J"]]:
         """Return positions, speeds and accelerations at times from the beginning [s]."""
         t_N1 = times[:, None]
-        first = np.minimum(t_N1, self.ends[0])
-        hold = np.minimum(t_N1, self.ends[1]) - np.minimum(t_N1, self.ends[0])
-        last = np.minimum(t_N1, self.ends[2]) - np.minimum(t_N1, self.ends[1])
+        first, held, whole = np.minimum(t_N1, self.ends[:, None])  # each phase, and those before it
+        hold, last = held - first, whole - held
         jerk_first, jerk_last = self.jerk * first, self.jerk * last
         a1 = self.a + jerk_first
         v1 = self.v + first * (self.a + 0.5 * jerk_first)

@@ -114,13 +114,7 @@ def load_surroundings(path: Path) -> Surroundings:
     """
     if not path.is_file():
         raise UserError(f"{path} is not there; give a JSON file with bounds, obstacles, held, payload and margins")
-    values = read_json(path)
-    try:
-        return jsonable.from_json(Surroundings, values, str(path))
-    except OverflowError as error:  # a whole number beyond any float
-        raise UserError(
-            f"{path} holds a number that is far too large ({error}); write one below {FURTHEST:g}"
-        ) from error
+    return jsonable.from_json(Surroundings, read_json(path), str(path))
 
 
 def _check(around: Surroundings) -> None:

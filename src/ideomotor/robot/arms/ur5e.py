@@ -42,15 +42,15 @@ UR5E = Arm(
         "everything else: ours; joint inertias: ours at home (with other link masses; now 0.6 to 1.2 times)",
     ),
     motion=Motion(
-        acceleration=(15.0,) * 6,
+        acceleration=(12.0, 6.0, 15.0, 15.0, 15.0, 15.0),
         jerk=(3000.0,) * 6,
         torque_rate=None,
         tool_speed=1.0,
         tool_acceleration=10.0,
         payload=5.0,
         sources=(
-            "acceleration 15 rad/s^2, jerk 3000 rad/s^3: ours, assumed; Universal Robots publishes none",
-            "with payload and reach the arm may brake slower: compare with the stop distances in its hardware manual",
+            "acceleration, jerk 3000 rad/s^3: ours, assumed; Universal Robots publishes none",
+            "base, shoulder, elbow brake no harder than a UR5 (CB3 manual, category 0 stop, full load: 0.244, 0.530, 0.164 s)",
             "tool speed: Universal Robots, data sheet of the UR5e, which calls 1 m/s the typical TCP speed; it is no upper limit",
             "tool acceleration 10 m/s^2: ours, assumed; none is published",
             "torque rate: none, the arm takes no torques from us",
