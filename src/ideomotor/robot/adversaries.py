@@ -21,7 +21,7 @@ from ideomotor.robot.shield_settings import MOTION
 from ideomotor.robot.surroundings import Bounds, BoxShape, CapsuleShape, HalfSpace, Obstacle, Sphere, Surroundings
 
 TRIES = 400  # random positions that are looked at for one of a kind
-FREE = 0.05  # [m] a free position is this far beyond every margin
+FREE = 0.04  # [m] a free position is this far beyond every margin
 HUGE = (math.nan, math.inf, -math.inf, 1e300, -1e300, 5e-324, 1e9)
 
 
@@ -263,7 +263,7 @@ def benign(place: Place, rng: np.random.Generator) -> Play:
         for _ in range(40):
             goal = place.free(rng, 0.4)
             line = q + np.linspace(0.0, 1.0, 9)[1:, None] * (goal - q)
-            if not any(place.blocked(point, 0.08) for point in line):
+            if not any(place.blocked(point, 0.04) for point in line):
                 return goal, max(2, math.ceil(_reach_time(place, line, goal - q) / dt))
         return q, 10
 

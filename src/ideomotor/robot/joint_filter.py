@@ -33,8 +33,9 @@ how far. A proposal is where to be after this tick, not a goal: one that lies ma
 
 *Where braking is slower* (b < a), cap is taken with b: v - a T <= v - b T <= cap. It is always slower by a billionth and a little: the
 computer rounds q, close to a limit cap is steep in q, and at b = a a long braking can sum these errors up until it needs more than a.
-*Lowering V in motion* could break (3) and (4), so V counts as max(V, |v| - a T). *Outside a limit* g counts as 0: no speed outwards, and none inwards unasked. An interval that is empty all
-the same (started in motion towards a near limit) is answered by braking at a, and `JointGate` latches.
+*Lowering V in motion* could break (3) and (4), so V counts as max(V, |v| - a T). *Outside a limit* g counts as 0: no speed outwards, and
+none inwards unasked. An interval that is empty all the same (started in motion towards a near limit) is answered by braking at a, and
+`JointGate` latches.
 
 **A speed limit that depends on position** (Franka FR3: v <= sqrt(K (q* - q)) - c towards a limit q*). To follow it at speed v costs a
 deceleration of K/2 v / (v + c), on some joints more than the robot allows. So it is replaced by the bound above with b = min(a, 0.4 K)

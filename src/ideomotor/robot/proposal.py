@@ -1,6 +1,5 @@
 """What a shield is asked for, and how it reads what comes in: nothing is taken for granted, and nothing raises."""
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +9,7 @@ from ideomotor.robot.reasons import Reason
 from ideomotor.robot.robot import RobotState
 
 FLOATS = (np.dtype(np.float32).str, np.dtype(np.float64).str)
+HUGE = 1e300  # as good as infinite; whole numbers beyond any float are, too
 LARGEST = 1e3  # [rad], [rad/s] no arm measures more
 
 
@@ -60,7 +60,7 @@ def read_state(state: object, joints: int) -> tuple[np.ndarray, np.ndarray, floa
         return None
     found = Found()
     q, dq = read_floats(state.q, (joints,), found), read_floats(state.dq, (joints,), found)
-    if q is None or dq is None or np.abs(q).max() > LARGEST or np.abs(dq).max() > LARGEST:
+    if not is_number(state.time) or q is None or dq is None or np.abs(q).max() > LARGEST or np.abs(dq).max() > LARGEST:
         return None
     return q, dq, float(state.opening) if is_number(state.opening) else 1.0
 
@@ -78,4 +78,4 @@ def read_floats(value: object, shape: tuple[int, ...], found: Found) -> np.ndarr
 
 def is_number(value: object) -> bool:
     """Tell whether something is one finite number."""
-    return isinstance(value, int | float | np.floating) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float | np.floating) and not isinstance(value, bool) and bool(abs(value) < HUGE)

@@ -13,7 +13,7 @@ from ideomotor.robot.arm import Arm
 class RobotState:
     """What an arm measures at one instant."""
 
-    time: float  # [s] the robot's monotonic clock
+    time: float  # [s] when it was measured, on the clock that the shield's `now` is read from
     q: Float[np.ndarray, " J"]  # [rad]
     dq: Float[np.ndarray, " J"]  # [rad/s]
     opening: float  # [fraction] of the gripper, 1 = open

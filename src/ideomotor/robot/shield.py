@@ -23,6 +23,7 @@ import time as clocks
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float
@@ -46,6 +47,7 @@ from ideomotor.robot.surroundings import Surroundings
 from ideomotor.robot.tracking import TrackingMonitor, required_margin
 from ideomotor.robot.velocity_qp import GAIN, Wish, barrier_rows, joint_wish, solve, tool_wish
 
+LARGEST_SEQUENCE = 2**63
 SAMPLE = 0.01  # [s] between samples of a stop, or a tick where that is longer
 AHEAD = 0.08  # [s] how far ahead of the arm a goal made of speeds lies
 SCALE = 0.25  # share of the way to the goal that is tried last
@@ -108,9 +110,14 @@ class Shield:
         load = self.around.payload + (held.mass if held else 0.0)
         if load > limits.payload:
             raise UserError(f"{body.name} carries {limits.payload:g} kg, and the payload is {load:g} kg; lighten it")
+        self._joints = limits.num_joints
+        for name, table in {"allowance": s.allowance, "reflex": s.reflex}.items():
+            if table is not None and len(table) != self._joints:
+                raise UserError(
+                    f"{body.name} has {self._joints} joints, and {name} {len(table)} numbers; give one for each joint"
+                )
         self.clearance = Clearance(_thicker(body, s.allowance), self.around)
         self.follower = Follower(limits, s.dt, s.follow)
-        self._joints = limits.num_joints
         self._halt = np.array([limits.speed, limits.acceleration, limits.jerk])
         self._halt *= [[s.stop.speed], [s.stop.acceleration], [s.stop.jerk]]
         margins = self.around.margins
@@ -199,9 +206,7 @@ class Shield:
         begun = self._clock()
         found = Found()
         gap = self._check_clock(now, found)
-        measured = read_state(state, self._joints)
-        if measured is None:
-            found.add(Reason.NONFINITE if isinstance(state, RobotState) else Reason.SHAPE)
+        measured = self._measured(state, found)
         if self._memory is None:
             if measured is None:
                 return None, Report("none", tuple(found.reasons))
@@ -223,14 +228,26 @@ class Shield:
 
     def _check_clock(self, now: object, found: Found) -> float:
         """Return how long ago the last call was [s]."""
-        if not isinstance(now, int | float) or not math.isfinite(now):
+        if not is_number(now):
             found.add(Reason.NONFINITE)
             return 0.0
-        gap, self._watch.now = now - self._watch.now, now
+        time = float(cast("float", now))
+        gap, self._watch.now = time - self._watch.now, time
         if gap <= 0.0:
             found.add(Reason.OUT_OF_ORDER)
             return 0.0
         return gap
+
+    def _measured(self, state: object, found: Found) -> tuple[np.ndarray, np.ndarray, float] | None:
+        """Return position, speed and opening, or None where they are no numbers or not of now."""
+        measured = read_state(state, self._joints)
+        if measured is None or not isinstance(state, RobotState):
+            found.add(Reason.NONFINITE if isinstance(state, RobotState) else Reason.SHAPE)
+            return None
+        if not -FUTURE <= self._watch.now - state.time <= self.settings.max_age:
+            found.add(Reason.STALE)
+            return None
+        return measured
 
     def _begun(self, q: Float[np.ndarray, " J"], dq: Float[np.ndarray, " J"]) -> Memory:
         """Take the measured position as the command; what moves already is stopped first."""
@@ -238,6 +255,7 @@ class Shield:
         speed = np.where(moves, np.clip(dq, -self._halt[0], self._halt[0]), 0.0)
         zero = np.zeros(self._joints)
         kept = plan_stop(q, speed, zero, self._halt[1], self._halt[2]) if moves.any() else standstill(q)
+        self._watch.sequence = None  # somebody else may be counting now; age and clock still tell old proposals
         return Memory(Moving(q.copy(), speed, zero, speed, zero), kept, 0.0, q.copy())
 
     def _resumed(self, memory: Memory, measured: tuple[np.ndarray, np.ndarray, float] | None, found: Found) -> Memory:
@@ -284,7 +302,7 @@ class Shield:
         if not is_number(stamp) or not is_number(opening):
             found.add(Reason.NONFINITE)
             return False
-        if type(sequence) is not int:
+        if type(sequence) is not int or abs(sequence) > LARGEST_SEQUENCE:
             found.add(Reason.SHAPE)
             return False
         if not -FUTURE <= self._watch.now - stamp <= self.settings.max_age:

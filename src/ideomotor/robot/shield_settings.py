@@ -33,12 +33,15 @@ class Settings:
         shares = [value for share in (self.follow, self.stop) for value in vars(share).values()]
         numbers = {"dt": self.dt, "tool_braking": self.tool_braking, "max_age": self.max_age, "tracking": self.tracking}
         numbers |= {"gap": self.gap} | ({} if self.tool_speed is None else {"tool_speed": self.tool_speed})
-        numbers |= {} if self.reach is None else {"reach": self.reach}
+        numbers |= {"reflex_ticks": self.reflex_ticks} | ({} if self.reach is None else {"reach": self.reach})
+        numbers |= {} if self.budget is None else {"budget": self.budget}
         for name, value in numbers.items():
             if not 0.0 < value < math.inf:
                 raise UserError(f"shield: {name} is {value}; a number above 0 is allowed")
         if self.dt > LONGEST_TICK:
             raise UserError(f"shield: a tick of {self.dt} s is too long; at most {LONGEST_TICK} s is allowed")
+        if self.gap < 2.0 * self.dt:
+            raise UserError(f"shield: a gap of {self.gap} s is no silence; at least two ticks, {2 * self.dt} s, are")
         if not all(0.0 < value <= 1.0 for value in shares):
             raise UserError(f"shield: shares of the rated limits are {shares}; above 0 and at most 1 is allowed")
         if self.stop.acceleration < self.follow.acceleration or self.stop.jerk < self.follow.jerk:

@@ -62,6 +62,7 @@ class Tally:
     asked: Counter[str] = field(default_factory=Counter[str])  # proposals by adversary
     accepted: Counter[str] = field(default_factory=Counter[str])
     altered: int = 0  # benign proposals
+    benign_path: float = 0.0  # [rad] of all joints
     tool_path_m: float = 0.0
     stops: int = 0  # episodes that ended where something stood in the way
     recoveries: int = 0  # of these
@@ -90,6 +91,7 @@ class Tally:
             "interventions": dict(sorted(self.interventions.items())),
             "accepted_share": {name: round(self.accepted[name] / n, 4) for name, n in sorted(self.asked.items())},
             "benign_altered": self.altered,
+            "benign_path_rad": round(self.benign_path, 3),
             "tool_path_m": round(self.tool_path_m, 3),
             "stops": self.stops,
             "recoveries": self.recoveries,
@@ -114,6 +116,8 @@ class Tally:
         found: list[str] = []
         if count := sum(self.violations.values()):
             found.append(f"{count} violations")
+        if self.asked["benign"] > 1000 and self.benign_path < 1.0:
+            found.append("benign proposals hardly moved, so nothing is known of them; give the arm more room")
         if self.altered:
             found.append(f"{self.altered} benign proposals were altered")
         share = self.accepted["uniform"] / max(self.asked["uniform"], 1)
@@ -257,6 +261,7 @@ class _Run:
         tally.ticks += 1
         if name == "benign":
             proposed = getattr(asked.proposal, "q", command.q)
+            tally.benign_path += float(np.abs(command.q - episode.q).sum())
             tally.altered += bool(report.reasons) or bool(np.abs(command.q - proposed).max() > 1e-9)
         self.halted |= report.how in ("stop", "hold") and not GEOMETRIC.isdisjoint(report.reasons)
         self.sent.append(command.q)

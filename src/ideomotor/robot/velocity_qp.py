@@ -61,6 +61,8 @@ def solve(
     high: Float[np.ndarray, " J"],
 ) -> Float[np.ndarray, " J"] | None:
     """Return joint speeds [rad/s] within bounds, or None where the program has no solution that is finite."""
+    if not all(np.isfinite(numbers).all() for numbers in (q, wish.matrix, wish.value, low, high)):
+        return None  # the solver would take NaN for no bound at all
     frames = joint_frames(clearance.body.chain, q)
     rows, most = barrier_rows(clearance, frames)
     joints = len(q)
