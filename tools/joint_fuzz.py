@@ -91,7 +91,7 @@ RIGS = (
         np.array([-2.0, -2.0, -1.0, -2.0, -2.0, -2.0]) * np.pi,
         np.array([2.0, 2.0, 1.0, 2.0, 2.0, 2.0]) * np.pi,
         np.full(6, np.pi),
-        np.full(6, 15.0),
+        np.array([12.0, 6.0, 15.0, 15.0, 15.0, 15.0]),
     ),
 )
 
@@ -268,12 +268,12 @@ def swapped_bound(rig: Rig, dt: float) -> Rule:
 
 
 def block(seed: int, index: int) -> tuple[str, Tally, float]:
-    """Run one block of the filter, arm and tick by turns; return its name, what happened, and how long the filter and the check took [s]."""
+    """Run one block of the filter, arm and tick by turns; return its name, what happened, and how long it took one core [s]."""
     rig, dt = RIGS[index % len(RIGS)], TICKS_S[index // len(RIGS) % len(TICKS_S)]
-    started = time.perf_counter()
+    started = time.process_time()
     rule = JointFilter(rig.limits, dt).filter
     tally = fuzz(rig, dt, rule, (BLOCK_ARMS, BLOCK_TICKS), np.random.default_rng([seed, index]), stops_every=64)
-    return f"{rig.name} {1000 * dt:.1f} ms", tally, time.perf_counter() - started
+    return f"{rig.name} {1000 * dt:.1f} ms", tally, time.process_time() - started
 
 
 @dataclass

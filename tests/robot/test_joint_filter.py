@@ -340,6 +340,25 @@ def test_a_law_joint_keeps_the_law_where_the_law_alone_has_no_command_left() -> 
     assert v[4] == pytest.approx(0.0, abs=1e-9)
 
 
+def test_a_law_that_ends_outside_the_range_leaves_the_range_as_it_is() -> None:
+    wide = replace(limits(), speed_law=SpeedLaw((0.1,), (50.0,), (-9.0,), (9.0,)))
+    q, v = one(0.0), one(0.0)
+    for tick in range(400):
+        q, v = JointFilter(wide, 0.01).filter(q, v, one(9.0 if tick < 200 else -9.0))
+        if tick == 199:
+            assert q[0] == pytest.approx(1.0, abs=1e-9)
+    assert q[0] == pytest.approx(-1.0, abs=1e-9)
+
+
+def test_a_share_of_the_acceleration_keeps_a_speed_law(fuzz: Any) -> None:
+    rig = fuzz.RIGS[1]
+    slow = replace(rig, acceleration=0.3 * rig.acceleration)
+    rule = JointFilter(rig.limits, 0.01, Share(acceleration=0.3))
+    tally = fuzz.fuzz(slow, 0.01, rule.filter, (64, 600), np.random.default_rng(0), stops_every=20)
+    assert tally.violations == 0
+    assert tally.acceleration_ratio > 0.999
+
+
 GARBAGE = [
     None,
     "forward",
