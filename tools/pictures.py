@@ -1,10 +1,11 @@
-"""Draw the pictures of the README: the world as people like to see it, and the shipped policy at work."""
+"""Draw the pictures of README and docs: the world as people like to see it, the shipped policy at work, and those of the shield."""
 
 import argparse
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from shield_pictures import draw as draw_shield
 
 from ideomotor.cli.names import arm_named, tasks_named
 from ideomotor.policy.local import LocalPolicy, load_policy
@@ -54,6 +55,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
+    draw_shield(out)
     world = TabletopEnv(EnvConfig(arm_named("panda"), tasks_named("pick,place_on")))
     world.reset(seed=SEEDS[1], options={"task": "place_on"})
     picture(world, world.instruction).resize((768, 552), Image.Resampling.LANCZOS).save(out / "world.png")

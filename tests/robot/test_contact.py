@@ -64,7 +64,7 @@ def test_a_jump_is_taken_at_the_torque_rate_and_ends_at_the_torque_limit() -> No
         np.testing.assert_allclose(out, np.maximum(-TORQUE, TORQUE - STEP * tick), atol=1e-10)
 
 
-@pytest.mark.parametrize("garbage", [*GARBAGE, *(np.full(7, value) for value in BAD)], ids=lambda g: repr(g)[:25])
+@pytest.mark.parametrize("garbage", [*GARBAGE, *(np.full(7, value) for value in BAD)], ids=lambda g: type(g).__name__)
 def test_garbage_lets_every_torque_fall_towards_zero_at_the_rate(garbage: Any) -> None:
     rules = limiter()
     start = np.array([3.5, -3.5, 0.25, 0.0, 10.0, -10.0, 2.0])
@@ -120,7 +120,7 @@ def test_a_start_beyond_the_torque_limit_comes_back_at_the_rate() -> None:
     np.testing.assert_allclose(out, [87.0] * 4 + [86.0] * 3)
 
 
-@pytest.mark.parametrize("garbage", [*GARBAGE, np.full(7, math.nan)], ids=lambda g: repr(g)[:25])
+@pytest.mark.parametrize("garbage", [*GARBAGE, np.full(7, math.nan)], ids=lambda g: type(g).__name__)
 def test_a_start_from_garbage_is_one_from_zero(garbage: Any) -> None:
     rules = limiter()
     rules.start(garbage)

@@ -385,7 +385,7 @@ GARBAGE = [
 ]
 
 
-@pytest.mark.parametrize("garbage", GARBAGE, ids=lambda garbage: repr(garbage)[:30])
+@pytest.mark.parametrize("garbage", GARBAGE, ids=lambda garbage: type(garbage).__name__)
 def test_what_is_no_proposal_makes_all_joints_brake(garbage: Any) -> None:
     rule = JointFilter(limits_of(PANDA), 0.01)
     q, v = np.array(PANDA.home), np.full(7, 0.5)

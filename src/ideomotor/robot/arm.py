@@ -132,6 +132,16 @@ class Motion:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A capsule of a link, in the frame of the body that carries it."""
+
+    link: int  # 0 is the foot, i the body that joint i moves
+    start: Vector3  # [m]
+    end: Vector3  # [m]
+    radius: float  # [m]
+
+
+@dataclass(frozen=True)
 class Arm:
     """An arm with J joints and its gripper. Tuples run over the joints unless a comment says otherwise."""
 
@@ -157,6 +167,9 @@ class Arm:
     flange_turn: float = 0.0  # [rad] hand against flange, about z
     mount: Mount = Mount()
     motion: Motion | None = None  # accelerations, jerks and what else a shield has to know
+    hull: tuple[
+        Segment, ...
+    ] = ()  # around the links of the real arm; empty: `segments`, which a simulated one consists of
 
     def __post_init__(self) -> None:
         """Check that the tables fit each other."""
@@ -208,16 +221,6 @@ def fixed_offsets(arm: Arm) -> tuple[Offset, ...]:
     if arm.convention == "modified":
         return tuple(Offset((a, -d * math.sin(alpha), d * math.cos(alpha)), alpha) for a, d, alpha in rows)
     return (Offset((0.0, 0.0, 0.0), 0.0), *(Offset((a, 0.0, d), alpha) for a, d, alpha in rows))
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A capsule of a link, in the frame of the body that carries it."""
-
-    link: int  # 0 is the foot, i the body that joint i moves
-    start: Vector3  # [m]
-    end: Vector3  # [m]
-    radius: float  # [m]
 
 
 def segments(arm: Arm) -> tuple[Segment, ...]:

@@ -64,12 +64,12 @@ def parts_apart(
 
 
 def body_of(arm: Arm) -> Body:
-    """Return the body of a table: the capsules of its links, and capsules that enclose hand and fingers.
+    """Return the body of a table: the capsules around its real links (else those it is simulated with), its hand and fingers.
 
     Raises:
         UserError: the table has no limits of acceleration and jerk.
     """
-    links = [Capsule(f"link{s.link}", s.link, s.start, s.end, s.radius) for s in segments(arm)]
+    links = [Capsule(f"link{s.link}", s.link, s.start, s.end, s.radius) for s in arm.hull or segments(arm)]
     capsules = (*links, *_tool(arm))
     return Body(arm.name, chain(arm), capsules, limits_of(arm), parts_apart(chain(arm), capsules, np.array(arm.home)))
 

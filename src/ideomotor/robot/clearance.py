@@ -5,9 +5,10 @@ Letters: N samples along a path, C capsules of the arm, O obstacles, M pairs tha
 Between neighbouring samples every capsule end moves almost on a straight line (`_bend` says how nearly) by at most delta. If both ends of the line are at least d away from a point, all of it is at least sqrt(d^2 - delta^2 / 4) away: take the obstacle's point
 nearest to the worst point of the line, and both ends are at least d from *that* point. What is lost is at most
 min(delta / 2, delta^2 / 8 m0) as long as d >= 2 m0, with d and m0 between axes: m0 = (margin + radii) / 2. Where both parts of a pair
-move, 2 delta stands for delta. The loss is of second order: a slow retreat gains more clearance than it loses.
+move, the sum of both stands for delta. The loss is of second order: a slow retreat gains more clearance than it loses.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,7 +160,7 @@ class Clearance:
         bend = _bend(ends, steps)
         travel = _length(ends[1:] - ends[0]).max(axis=0) + bend.max(axis=0)  # C: how far each part comes from row 0
         rods, own = self._pairs(ends, delta, bend, travel)
-        obstacle = min(rods, self._boxes(ends, delta, bend, travel), self._planes(ends, bend))
+        obstacle = _smallest(rods, self._boxes(ends, delta, bend, travel), self._planes(ends, bend))
         tool = frames[:, -1] @ self.body.chain.last_from_tcp[:, 3]
         way = tool[1:, :3] - tool[:-1, :3]
         speed = float((np.sqrt(np.einsum("nk,nk->n", way, way)) / steps).max())
@@ -215,8 +216,8 @@ class Clearance:
         lost = _lost(delta[:, part] + delta[:, other], margin + thick) + bend[:, part] + bend[:, other]
         kept = _kept(gap - thick, margin, lost).min(axis=0)
         return (
-            min(least[0], float(kept.min(initial=np.inf, where=~own))),
-            min(least[1], float(kept.min(initial=np.inf, where=own))),
+            _smallest(least[0], float(kept.min(initial=np.inf, where=~own))),
+            _smallest(least[1], float(kept.min(initial=np.inf, where=own))),
         )
 
     def _boxes(
@@ -242,7 +243,7 @@ class Clearance:
         part, box, margin, thick = part[near], box[near], margin[near], thick[near]
         local = np.einsum("nmek,mkj->nmej", ends[:, part] - self._box_centre[box][:, None], self._box_turn[box])
         gap, _ = box_gap(local[..., 0, :], local[..., 1, :], self._box_half[box])
-        return min(least, _least(gap - thick, margin, _lost(delta[:, part], margin + thick) + bend[:, part]))
+        return _smallest(least, _least(gap - thick, margin, _lost(delta[:, part], margin + thick) + bend[:, part]))
 
     def _bounds(self, wrist: Float[np.ndarray, "N 3"], tool: Float[np.ndarray, "N 3"]) -> float:
         if self.around.bounds is None:
@@ -339,6 +340,11 @@ def _kept(
 ) -> Float[np.ndarray, "P M"]:
     """Return distances of rows 1 ... N - 1 beyond what each pair has to keep: its margin, or the largest that it had before."""
     return distance[1:] - lost - np.minimum(margin, np.maximum.accumulate(distance[:-1]))
+
+
+def _smallest(*values: float) -> float:
+    """Return the smallest; NaN where one is, which Python's min would lose."""
+    return math.nan if any(value != value for value in values) else min(values)  # noqa: PLR0124 (true of NaN alone)
 
 
 def _least(

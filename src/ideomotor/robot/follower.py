@@ -100,7 +100,7 @@ class Follower:
         given.current_acceleration = now.a.tolist()
         given.target_position, given.target_velocity = goal.tolist(), end.tolist()
         given.max_velocity, given.min_velocity = high.tolist(), low.tolist()
-        with contextlib.suppress(RuntimeError, ValueError):
+        with contextlib.suppress(ruckig.RuckigError, RuntimeError, ValueError):
             result = self._otg.update(given, self._output)
             if result in (ruckig.Result.Working, ruckig.Result.Finished):
                 out = self._output

@@ -1,4 +1,6 @@
-"""Distances of lines from lines and boxes, exact and for many at once. At least one leading axis; 3 = x y z [m]."""
+"""Distances of lines from lines and boxes, exact and for many at once. Any leading axes; 3 = x y z [m]."""
+
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -30,7 +32,7 @@ def segment_gap(
         t = _share((ab * s + ef) / ee)
         s = _share((ab * t - ac) / aa)
     gap = between + s[..., None] * along - t[..., None] * other
-    return s, t, np.sqrt(np.einsum("...k,...k->...", gap, gap))
+    return s, t, np.asarray(np.sqrt(np.einsum("...k,...k->...", gap, gap)))
 
 
 def box_gap(
@@ -61,8 +63,8 @@ def box_gap(
     best = np.where(np.isinf(low), 0.0, np.where(np.isinf(high), 1.0, before + share * (after - before)))
     nearest = a + best[..., None] * along
     outside = nearest - np.minimum(np.maximum(nearest, -half), half)
-    return np.sqrt(np.einsum("...k,...k->...", outside, outside)), best
+    return np.asarray(np.sqrt(np.einsum("...k,...k->...", outside, outside))), np.asarray(best)
 
 
-def _share(values: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-    return np.minimum(np.maximum(values, 0.0), 1.0)  # a third of the time of np.clip
+def _share(values: Any) -> Any:
+    return np.asarray(np.minimum(np.maximum(values, 0.0), 1.0))  # a third of the time of np.clip

@@ -1,5 +1,6 @@
 """What a shield is asked for, and how it reads what comes in: nothing is taken for granted, and nothing raises."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,7 +10,7 @@ from ideomotor.robot.reasons import Reason
 from ideomotor.robot.robot import RobotState
 
 FLOATS = (np.dtype(np.float32).str, np.dtype(np.float64).str)
-HUGE = 1e300  # as good as infinite; whole numbers beyond any float are, too
+HUGE = 10**300  # whole numbers go on beyond any float
 LARGEST = 1e3  # [rad], [rad/s] no arm measures more
 
 
@@ -78,4 +79,6 @@ def read_floats(value: object, shape: tuple[int, ...], found: Found) -> np.ndarr
 
 def is_number(value: object) -> bool:
     """Tell whether something is one finite number."""
-    return isinstance(value, int | float | np.floating) and not isinstance(value, bool) and bool(abs(value) < HUGE)
+    if isinstance(value, bool) or not isinstance(value, int | float | np.floating):
+        return False
+    return abs(value) < HUGE if isinstance(value, int) else math.isfinite(value)

@@ -57,6 +57,7 @@ MOVED = 0.01  # [rad] further from its last command, it has been moved
 AT_REST = 0.05  # [rad/s] the arm has to be slower than this for a reset
 FUTURE = 0.001  # [s] a stamp may lie this far ahead of the clock
 LAW_RESERVE = 1e-3  # [rad/s] as the robot's own limiter takes off
+CLOSE = 0.02  # [m] beyond its margin, something is near enough to retreat from
 WAYPOINT = 0.02  # [rad] between remembered positions
 REMEMBERED = 2000  # positions
 GEOMETRIC = frozenset({Reason.COLLISION, Reason.SELF_COLLISION, Reason.WORKSPACE})
@@ -157,6 +158,8 @@ class Shield:
         """Clear the latch if its cause is gone and the arm stands; start anew from the measured position. Never starts motion."""
         measured, watch, memory = read_state(state, self._joints), self._watch, self._memory
         if measured is None or np.abs(measured[1]).max() > AT_REST or (memory is not None and not _standing(memory)):
+            return False
+        if watch.now - cast("RobotState", state).time > self.settings.max_age:
             return False
         if watch.reflex is not None:
             watch.reflex.update(getattr(state, "external_torque", None))
@@ -364,13 +367,17 @@ class Shield:
     ) -> Iterator[Candidate]:
         how: How = "retreat" if isinstance(proposal, Retreat) else "follow"
         now, follow = memory.moving, self.follower
+        if how == "retreat" and not memory.history:  # nothing to go back to
+            yield from self._leaving(memory, found)
         if isinstance(proposal, Proposal):
             yield from follow.legal(now, goal, found)
         speed = self._goal_speed(memory, goal) if how == "follow" else None
         yield from follow.follow(now, how, goal, speed, self._top_speed(memory, goal, how), found)
         if not GEOMETRIC.isdisjoint(found.reasons):
-            wish = self._away(memory) if how == "retreat" else joint_wish(now.q, goal)
-            around = None if wish is None else self._wished(memory, wish, found)
+            if how == "retreat":
+                yield from self._leaving(memory, found)
+                return
+            around = self._wished(memory, joint_wish(now.q, goal), found)
             if around is not None:
                 yield from follow.follow(now, "around", around, None, self._top_speed(memory, around, "around"), found)
                 return
@@ -400,14 +407,19 @@ class Shield:
         slower = min(1.0, 0.9 * memory.cap / max(tool, 1e-9))
         return np.maximum(np.abs(straight) * slower, 1e-3)
 
-    def _away(self, memory: Memory) -> Wish | None:
-        """Return the wish to move away from what is near."""
+    def _leaving(self, memory: Memory, found: Found) -> Iterator[Candidate]:
+        """Move away from what is near, the nearest first; nothing where nothing is."""
         q = memory.moving.q
-        rows, room = barrier_rows(self.clearance, joint_frames(self.body.chain, q))
-        if len(rows) == 0:
-            return None
+        frames = joint_frames(self.body.chain, q)
+        if len(self.clearance.nearest(frames, CLOSE).distance) == 0:
+            return
+        rows, room = barrier_rows(self.clearance, frames)
         away = -(rows / (0.05 + room)[:, None]).sum(axis=0)
-        return joint_wish(q, q + 0.3 / GAIN * away / max(float(np.abs(away).max()), 1e-9))
+        wish = joint_wish(q, q + 0.3 / GAIN * away / max(float(np.abs(away).max()), 1e-9))
+        goal = self._wished(memory, wish, found)
+        if goal is not None:
+            top = self._top_speed(memory, goal, "retreat")
+            yield from self.follower.follow(memory.moving, "retreat", goal, None, top, found)
 
     # 5 the guarantee
 

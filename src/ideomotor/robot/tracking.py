@@ -89,7 +89,7 @@ def required_margin(body: Body, errors: Float[np.ndarray, " J"]) -> Float[np.nda
 def lever_arms(body: Body) -> Float[np.ndarray, "C J"]:
     """Return an upper bound of the distance of each capsule's points from each joint's axis, over all configurations [m].
 
-    0 where the joint does not carry the capsule. Sound for any joint ranges, and at most a tenth above the largest distance found by
+    0 where the joint does not carry the capsule. Sound for any joint ranges, and at most a ninth above the largest distance found by
     sampling for the arms here. From the capsule's link inwards, what turning the joints can reach is enclosed in a cylinder about the
     joint's axis and in a ball about its origin; carried on to the next axis, the cylinder is enclosed anew.
     """

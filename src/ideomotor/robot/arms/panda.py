@@ -2,7 +2,7 @@
 
 from math import pi
 
-from ideomotor.robot.arm import Arm, Box, CameraPose, Motion, ParallelGripper
+from ideomotor.robot.arm import Arm, Box, CameraPose, Motion, ParallelGripper, Segment
 
 HAND = ParallelGripper(
     name="panda_hand",
@@ -15,6 +15,21 @@ HAND = ParallelGripper(
         position=(0.08, 0.0, 0.03), direction=(-0.35, 0.0, 1.0), image_right=(0.0, 1.0, 0.0), fovy=75.0
     ),
     hand_mass=0.73,
+)
+
+TURN = 0.5**0.5  # the flange's camera lug points 45 degrees away from x
+
+HULL = (
+    Segment(0, (-0.09, 0.0, 0.06), (-0.06, 0.0, 0.06), 0.06),
+    Segment(1, (0.0, 0.0, -0.333), (0.0, 0.0, -0.05), 0.06),
+    Segment(2, (0.0, 0.0, -0.06), (0.0, 0.0, 0.06), 0.06),
+    Segment(3, (0.0, 0.0, -0.22), (0.0, 0.0, -0.07), 0.06),
+    Segment(4, (0.0, 0.0, -0.06), (0.0, 0.0, 0.06), 0.06),
+    Segment(5, (0.0, 0.0, -0.31), (0.0, 0.0, -0.21), 0.06),
+    Segment(5, (0.0, 0.08, -0.20), (0.0, 0.08, -0.06), 0.025),
+    Segment(6, (0.0, 0.0, -0.07), (0.0, 0.0, 0.01), 0.05),
+    Segment(7, (0.0, 0.0, -0.06), (0.0, 0.0, 0.08), 0.04),
+    Segment(7, (0.055 * TURN, 0.055 * TURN, 0.082), (0.065 * TURN, 0.065 * TURN, 0.082), 0.03),
 )
 
 PANDA = Arm(
@@ -37,9 +52,11 @@ PANDA = Arm(
         position=(1.0, 0.0, 0.65), direction=(-0.51, 0.0, -0.65), image_right=(0.0, 1.0, 0.0), fovy=36.0
     ),
     flange_turn=-pi / 4,
+    hull=HULL,
     sources=(
         "DH parameters and joint limits: Franka Control Interface, https://frankaemika.github.io/docs/control_parameters.html",
         "link and hand masses, finger and TCP offsets: franka_ros franka_description and MuJoCo Menagerie franka_emika_panda",
+        "hull: Franka's own capsules, franka_ros franka_description/robots/common/franka_arm.xacro (self-collision geometries)",
         "capsule radii, damping, armature, home, cameras: ours; joint inertias: ours at home (with lighter links; now 1.0 to 1.3 times)",
     ),
     motion=Motion(

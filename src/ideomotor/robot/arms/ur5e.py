@@ -2,7 +2,7 @@
 
 from math import pi
 
-from ideomotor.robot.arm import Arm, CameraPose, Cylinder, Motion, Mount, ParallelGripper
+from ideomotor.robot.arm import Arm, CameraPose, Cylinder, Motion, Mount, ParallelGripper, Segment
 
 GRIPPER = ParallelGripper(
     name="generic_parallel",
@@ -14,6 +14,19 @@ GRIPPER = ParallelGripper(
     wrist_camera=CameraPose(
         position=(0.09, 0.0, 0.02), direction=(-0.35, 0.0, 1.0), image_right=(0.0, 1.0, 0.0), fovy=75.0
     ),
+)
+
+# The DH table hides that upper arm and forearm lie beside each other: 138 mm and 7 mm along the joints' axes.
+HULL = (
+    Segment(1, (0.0, 0.0, -0.10), (0.0, 0.0, 0.02), 0.06),
+    Segment(2, (0.0, 0.0, 0.038), (0.0, 0.0, 0.158), 0.06),
+    Segment(2, (0.0, 0.0, 0.138), (-0.40, 0.0, 0.138), 0.05),
+    Segment(3, (0.0, 0.0, 0.027), (0.0, 0.0, 0.147), 0.055),
+    Segment(3, (-0.01, 0.0, 0.007), (-0.39, 0.0, 0.007), 0.038),
+    Segment(4, (0.0, 0.0, -0.013), (0.0, 0.0, 0.127), 0.04),
+    Segment(5, (0.0, 0.0, -0.02), (0.0, 0.0, 0.10), 0.04),
+    Segment(5, (0.0, -0.02, 0.10), (0.0, 0.06, 0.10), 0.04),
+    Segment(6, (0.0, 0.0, 0.06), (0.0, 0.0, 0.10), 0.04),
 )
 
 UR5E = Arm(
@@ -32,12 +45,14 @@ UR5E = Arm(
     inertia=(1.65, 1.86, 1.24, 0.15, 0.12, 0.10),
     damping=(2.0, 2.0, 2.0, 1.0, 1.0, 1.0),
     gripper=GRIPPER,
+    hull=HULL,
     front_camera=CameraPose(  # looks at (0.49, 0, 0), as for the Panda
         position=(1.0, 0.0, 0.65), direction=(-0.51, 0.0, -0.65), image_right=(0.0, 1.0, 0.0), fovy=36.0
     ),
     mount=Mount(position=(-0.05, 0.0, 0.0)),
     sources=(
         "DH parameters, masses: Universal Robots, article 'DH parameters for calculations of kinematics and dynamics'",
+        "hull: collision capsules of MuJoCo Menagerie universal_robots_ur5e, in the frames of the DH table",
         "joint limits, torques: Universal_Robots_ROS2_Description, config/ur5e/joint_limits.yaml",
         "everything else: ours; joint inertias: ours at home (with other link masses; now 0.6 to 1.2 times)",
     ),
