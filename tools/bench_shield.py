@@ -82,9 +82,11 @@ def shield_ms(obstacles: int) -> np.ndarray:
 
 
 def _eight(body: Body) -> Body:
-    """Return the arm with the eight capsules that move past obstacles: links 2 to 7 and the hand."""
-    capsules = tuple(c for c in body.capsules if c.link >= 2 and c.part != "finger")
-    assert len(capsules) == 8, "the Panda's links 2 to 7 and its hand"
+    """Return the arm with eight capsules: links 2 to 7 without the flange's lug, and the hand."""
+    moving = [c for c in body.capsules if c.link >= 2 and c.part != "finger"]
+    lug = min((c for c in moving if c.part == "link7"), key=lambda c: c.radius)
+    capsules = tuple(c for c in moving if c is not lug)
+    assert len(capsules) == 8, "one for each of links 2 to 4, 6 and 7, two for link 5, the hand"
     return replace(body, capsules=capsules, self_pairs=parts_apart(body.chain, capsules, np.array(PANDA.home)))
 
 
