@@ -1,5 +1,6 @@
 """Expected values: the makers' tables, typed again; a brute-force maximum; ruckig's stops; figures worked out by hand."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -17,7 +18,9 @@ from ideomotor.robot.arm import Arm, SpeedLaw
 from ideomotor.robot.arms.fr3 import FR3
 from ideomotor.robot.arms.panda import PANDA
 from ideomotor.robot.arms.ur5e import UR5E
-from ideomotor.robot.kinematics import forward
+from ideomotor.robot.body import body_of
+from ideomotor.robot.geometry import segment_gap
+from ideomotor.robot.kinematics import forward, link_frames
 from ideomotor.robot.limits import (
     Limits,
     check_within,
@@ -388,3 +391,43 @@ def test_limits_beyond_the_rated_ones_name_the_joint():
             check_within(replace(limits, **{field: table}), rated, names, "the file")
     with pytest.raises(UserError, match="has 7 joints .*; the limits are of 6"):
         check_within(limits_of(UR5E), rated, names, "the file")
+
+
+# ------------------------------------------------------------------------------------------------------- hulls
+
+
+def test_the_links_of_the_ur5e_meet_end_to_end():
+    """The hull's frames were converted by hand: each part has to begin where the one before ends, at joint positions anywhere."""
+    body = body_of(UR5E)
+    capsules = [c for c in body.capsules if c.part.startswith("link")]
+    for q in np.random.default_rng(0).uniform(-3, 3, (20, 6)):
+        frames = link_frames(UR5E, q)
+        ends = {
+            id(c): [frames[c.link][:3, :3] @ np.array(p) + frames[c.link][:3, 3] for p in (c.start, c.end)]
+            for c in capsules
+        }
+        for a, b in itertools.pairwise(range(1, 7)):
+            gaps = [
+                segment_gap(*ends[id(x)], *ends[id(y)])[2] - x.radius - y.radius
+                for x in capsules
+                if x.link == a
+                for y in capsules
+                if y.link == b
+            ]
+            assert min(gaps) < 0.0, f"links {a} and {b} come apart"
+
+
+def test_the_upper_arm_of_the_ur5e_lies_beside_its_axis():
+    """138 mm along the shoulder's axis (MuJoCo Menagerie), and the forearm 7 mm: the elbow brings the arm back by 131 mm."""
+    upper = next(c for c in body_of(UR5E).capsules if c.part == "link2" and abs(c.end[0]) > 0.3)
+    fore = next(c for c in body_of(UR5E).capsules if c.part == "link3" and abs(c.end[0]) > 0.3)
+    assert (upper.start[2], upper.end[2], fore.start[2]) == (0.138, 0.138, 0.007)
+
+
+def test_the_panda_s_hull_is_wider_at_its_joints_than_the_simulated_arm():
+    """Franka's capsules reach 120 mm along the axes of joints 2 and 4, and the camera's lug stands out of the flange."""
+    hull = {(s.link, s.radius): s for s in PANDA.hull}
+    assert hull[4, 0.06].start == (0.0, 0.0, -0.06)
+    lug = hull[7, 0.03]
+    assert math.hypot(*lug.end[:2]) == pytest.approx(0.065)
+    assert math.atan2(lug.end[1], lug.end[0]) == pytest.approx(math.pi / 4)

@@ -18,7 +18,7 @@ GRIPPER = ParallelGripper(
 
 # The DH table hides that upper arm and forearm lie beside each other: 138 mm and 7 mm along the joints' axes.
 HULL = (
-    Segment(1, (0.0, 0.0, -0.10), (0.0, 0.0, 0.02), 0.06),
+    Segment(1, (0.0, 0.0, 0.0625), (0.0, 0.0, 0.1825), 0.06),
     Segment(2, (0.0, 0.0, 0.038), (0.0, 0.0, 0.158), 0.06),
     Segment(2, (0.0, 0.0, 0.138), (-0.40, 0.0, 0.138), 0.05),
     Segment(3, (0.0, 0.0, 0.027), (0.0, 0.0, 0.147), 0.055),
