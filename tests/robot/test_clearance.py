@@ -521,7 +521,7 @@ def test_growing_an_obstacle_never_turns_a_refusal_into_an_acceptance(kind: str)
     rng = np.random.default_rng(21)
     body = body_of(PANDA)
     seen = {(a, b): 0 for a in (True, False) for b in (True, False)}
-    for stop in paths(PANDA, rng, 140):
+    for stop in paths(PANDA, rng, 260):
         path = stop.sample(0.01 * np.arange(math.ceil(stop.duration / 0.01) + 1))[0]
         tool = joint_frames(body.chain, path[-1])[-1, :3, 3]
         more = rng.uniform(0.001, 0.1)

@@ -199,6 +199,23 @@ def test_every_stop_starts_where_it_is_keeps_its_limits_and_ends_at_rest(
         np.testing.assert_allclose(np.diff(q), 0.5 * (speed[1:] + speed[:-1]) * h, atol=jerk * h**3 / 6.0 + rounding)
 
 
+@pytest.mark.parametrize("a", [-1.0, 1.0, -0.3, 2.5, -2.5])
+def test_where_the_acceleration_alone_takes_the_speed_off_rounding_breaks_nothing(a: float) -> None:
+    """v = -a |a| / 2j, and a few of the next numbers on both sides; |a| beyond its limit as well. There roots are of numbers near 0."""
+    rng = np.random.default_rng(7)
+    for _ in range(400):
+        jerk, limit = rng.uniform(1.0, 5000.0), rng.uniform(0.2, 2.0)
+        scaled = a * rng.uniform(0.5, 1.5)
+        v = -scaled * abs(scaled) / (2.0 * jerk)
+        for _ in range(rng.integers(0, 3)):
+            v = float(np.nextafter(v, rng.choice([-9.0, 9.0])))
+        stop = alone(v, scaled, limit, jerk)
+        assert np.isfinite(stop.ends).all()
+        assert (np.diff(stop.ends[:, 0], prepend=0.0) >= 0.0).all()
+        assert stop.duration == pytest.approx(abs(scaled) / jerk, rel=1e-5)
+        assert stop.at(9.0)[0][0] == pytest.approx(-(scaled**3) / (6.0 * jerk**2), rel=1e-5)  # of (a + j t) over time
+
+
 @law
 @given(numbers, st.floats(-1.0, 1.0), st.floats(0.0, 1.0), st.floats(0.1, 50.0), st.floats(1.0, 1e4))
 def test_the_rest_of_a_stop_is_the_stop_from_there(

@@ -1,6 +1,8 @@
 """`ideomotor eval`: measure a policy in closed loop."""
 
 import contextlib
+import math
+import sys
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from ideomotor.evaluate.suites import Suite
     from ideomotor.policy.process import ProcessPolicy
     from ideomotor.robot.arm import Arm
+    from ideomotor.sim.shielded import ShieldOptions
 
 
 def suites() -> "dict[str, Suite]":
@@ -38,6 +41,8 @@ def main(arguments: list[str]) -> None:
     evaluation = evaluated(config)
     save_evaluation(config.out, evaluation.result, evaluation.clips)
     print(*summary(evaluation.result), f"report: {config.out / 'report.html'}", sep="\n")
+    if evaluation.result.violations:
+        sys.exit(1)
 
 
 def evaluated(config: EvalConfig) -> "Evaluation":
@@ -61,7 +66,7 @@ def evaluated(config: EvalConfig) -> "Evaluation":
             raise UsageError(
                 f"policy '{config.policy}' does not say which tasks it was trained on; name them with --tasks"
             )
-        env = EnvConfig(arm, wanted or tasks_named(",".join(trained or tasks())))
+        env = EnvConfig(arm, wanted or tasks_named(",".join(trained or tasks())), shield=_shield(config))
         evaluation = evaluate(config, policy, env, known[config.suite])
         if illegal := getattr(policy, "illegal_ids", 0):
             print(
@@ -69,6 +74,15 @@ def evaluated(config: EvalConfig) -> "Evaluation":
                 " (--ids constrained chooses among action ids alone)"
             )
         return evaluation
+
+
+def _shield(config: EvalConfig) -> "ShieldOptions | None":
+    from ideomotor.sim.shielded import ShieldOptions
+
+    cap = config.shield_speed
+    if cap is not None and not (config.shield and 0.0 < cap < math.inf):
+        raise UsageError(f"--shield-speed is {cap}; give a speed above 0 [m/s], and --shield with it")
+    return ShieldOptions(tool_speed=cap) if config.shield else None
 
 
 @contextlib.contextmanager

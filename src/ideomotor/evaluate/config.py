@@ -34,5 +34,9 @@ class EvalConfig:
     """Videos of successes and of failures in the report, per task."""
     patience: float = 60.0
     """[s] The policy is ended when one answer, for up to 8 episodes at once, takes longer."""
+    shield: bool = False
+    """Shield the arm: rated joint limits, 25 mm from the table, all commands checked; a step lasts until the arm is nearly there."""
+    shield_speed: float | None = None
+    """[m/s] With --shield: cap of the tool's speed, such as 0.25."""
     openvla: PolicyOptions = field(default_factory=PolicyOptions)
     """For OpenVLA checkpoints; a policy of our own knows these things."""

@@ -78,7 +78,7 @@ def _make_env(config: EnvConfig) -> None:
 def _expert_episode(attempt: Attempt) -> Rollout:
     assert _env is not None
     actions: list[np.ndarray] = []
-    instruction, outcome, events = "", Failure(), {}
+    instruction, outcome, events, shield = "", Failure(), {}, None
     try:
         request = attempt.request
         _env.reset(seed=request.seed, options={"task": request.task, "wording": request.wording, "swap": request.swap})
@@ -87,11 +87,10 @@ def _expert_episode(attempt: Attempt) -> Rollout:
             actions.append(_env.expert_action())
             success, over = _env.advance(actions[-1][None])
             outcome = Success() if success else Failure()
-        events = dict(_env.events)
+        events, shield = dict(_env.events), _env.shield_record()
     except Exception:  # noqa: BLE001 (process border: reported as a crash)
         outcome = Crash(traceback.format_exc())
     width = len(_env.embodiment.action)
     told = attempt.condition.say(instruction)
-    return Rollout(
-        attempt, instruction, told, outcome, events, np.concatenate([np.zeros((0, width)), np.array(actions)])
-    )
+    executed = np.concatenate([np.zeros((0, width)), np.array(actions)])
+    return Rollout(attempt, instruction, told, outcome, events, executed, shield)

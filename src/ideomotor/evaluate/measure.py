@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from ideomotor.evaluate.rollout import SLOTS, Attempt, Failure, Latency, Rollout
 from ideomotor.evaluate.suites import Cases, Facts, Suite, count
 from ideomotor.evaluate.video import encode_mp4, side_by_side
 from ideomotor.sim.env import EnvConfig, ResetOptions, draw_episode
+from ideomotor.sim.shielded import DT, ShieldOptions
 from ideomotor.sim.workers import Advance, Begun, VectorEnv
 
 
@@ -69,6 +71,7 @@ def evaluate(config: EvalConfig, policy: Policy | Expert, env: EnvConfig, suite:
         latency_ms=percentiles(latency.seconds, SLOTS if isinstance(policy, BatchPolicy) else 1),
         seconds=round(time.monotonic() - start, 3),
         versions=versions(),
+        shield=None if env.shield is None else described(env.shield),
     )
     return Evaluation(result, clips)
 
@@ -90,7 +93,46 @@ def summarize(task: str, suite: Suite, rollouts: Sequence[Rollout], facts: Seque
         for c in suite.conditions
     }
     measured = [rollout for rollout, _ in cases[suite.conditions[0].name]]
-    return {**count(measured), **suite.details(cases)}
+    shield = interventions(measured)
+    return {**count(measured), **suite.details(cases), **({} if shield is None else {"shield": shield})}
+
+
+def interventions(rollouts: Sequence[Rollout]) -> dict[str, Any] | None:
+    """Return what a shield did in these episodes, as JSON values; None where there was none."""
+    shielded = [(rollout.steps, rollout.shield) for rollout in rollouts if rollout.shield is not None]
+    if not shielded:
+        return None
+    records = [record for _, record in shielded]
+    ticks = sum(record.ticks for record in records)
+    reasons = sorted({reason for record in records for reason in record.reasons})
+    return {
+        "episodes": len(records),
+        "ticks": ticks,
+        "seconds_per_step": ticks * DT / max(sum(steps for steps, _ in shielded), 1),
+        "altered": sum(record.altered for record in records),
+        "stopped": sum(record.stopped for record in records),
+        "latched": dict(Counter(record.latched for record in records if record.latched is not None)),
+        "reasons": {
+            reason: {
+                "ticks": sum(record.reasons.get(reason, 0) for record in records),
+                "episodes": sum(reason in record.reasons for record in records),
+            }
+            for reason in reasons
+        },
+        "touched": dict(sum((Counter(record.touched) for record in records), start=Counter[str]())),
+        "violations": dict(sum((Counter(record.violations) for record in records), start=Counter[str]())),
+    }
+
+
+def described(options: ShieldOptions) -> dict[str, Any]:
+    """Return how an arm was shielded, as JSON values."""
+    return {
+        "shares": vars(options.share),
+        "tool_speed": options.tool_speed,
+        "wait": options.wait,
+        "margins": {obstacle.name: obstacle.margin for obstacle in options.around.obstacles},
+        "tick": DT,
+    }
 
 
 def describe(env: EnvConfig, rollout: Rollout) -> Facts:

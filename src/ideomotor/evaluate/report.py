@@ -33,7 +33,10 @@ def summary(result: Result) -> list[str]:
 
     A rate stands only beside its interval; where more than 1 % of the episodes crashed there is none.
     """
-    return [f"{task}: {rate_text(counts)}{_extra_text(counts)}" for task, counts in result.tasks.items()]
+    lines = [f"{task}: {rate_text(counts)}{_extra_text(counts)}" for task, counts in result.tasks.items()]
+    shielded = {task: counts["shield"] for task, counts in result.tasks.items() if "shield" in counts}
+    lines += [f"{task}, shield: {shield_text(shield)}" for task, shield in shielded.items()]
+    return [*lines, violations_text(result.violations)] if shielded else lines
 
 
 def rate_text(counts: Mapping[str, Any]) -> str:
@@ -51,6 +54,24 @@ def rate_text(counts: Mapping[str, Any]) -> str:
     return f"{_percent(rate)} ({counts['successes']} of {valid}{crashes}, 95 % interval {100 * low:.1f} to {_percent(high)})"
 
 
+def shield_text(shield: Mapping[str, Any]) -> str:
+    """Return in words what a shield did: shares of its ticks, and the mean of an episode by reason."""
+    ticks, episodes = max(shield["ticks"], 1), shield["episodes"]
+    text = f"{_percent(shield['altered'] / ticks)} of the ticks altered, {_percent(shield['stopped'] / ticks)} stopped"
+    reasons = ", ".join(f"{reason} {counts['ticks'] / episodes:.2f}" for reason, counts in _by_ticks(shield["reasons"]))
+    text += f"; ticks an episode by reason: {reasons}" if reasons else ""
+    held = ", ".join(f"{count} ({reason})" for reason, count in shield["latched"].items())
+    return text + (f"; episodes in which the arm was held until the end: {held}" if held else "")
+
+
+def violations_text(violations: Mapping[str, int]) -> str:
+    """Return what the independent checker found in the commands, in words."""
+    if not violations:
+        return "checker: no violation in any command that the arm got"
+    found = ", ".join(f"{kind} {count}" for kind, count in violations.items())
+    return f"VIOLATIONS: the arm broke what the shield promises ({found}); please report this"
+
+
 # ---------------------------------------------------------------------------------------------------- one result
 
 
@@ -61,6 +82,7 @@ def result_sections(result: Result, clips: Clips) -> list[Section]:
         Section("Success", tuple(_success_parts(result))),
         Section("Length of episodes", tuple(_length_parts(result))),
         Section("Where failures stopped", tuple(_stop_parts(result))),
+        *([Section("Shield", tuple(_shield_parts(result)))] if result.shield is not None else []),
         *(Section(f"Videos: {task}", tuple(_video_parts(shown))) for task, shown in clips.items()),
         Section("How it was measured", (_method(result),)),
     ]
@@ -111,6 +133,40 @@ def _stop_parts(result: Result) -> Iterable[Part]:
             yield bar_plot(counts, f"where failures of {task} stopped", "b")
 
 
+def _shield_parts(result: Result) -> Iterable[Part]:
+    shielded = {task: counts["shield"] for task, counts in result.tasks.items() if "shield" in counts}
+    yield Paragraph(f"{violations_text(result.violations)}.", "warning" if result.violations else "text")
+    for example in [line for e in result.episodes for line in e.get("shield", {}).get("examples", ())][:10]:
+        yield Paragraph(example, "warning")
+    yield Table(
+        ("task", "success", "ticks altered", "ticks stopped", "held until the end", "seconds a step"),
+        tuple(
+            (
+                task,
+                rate_text(result.tasks[task]),
+                _percent(shield["altered"] / max(shield["ticks"], 1)),
+                _percent(shield["stopped"] / max(shield["ticks"], 1)),
+                ", ".join(f"{reason}: {count}" for reason, count in shield["latched"].items()) or "no episode",
+                f"{shield['seconds_per_step']:.2f}",
+            )
+            for task, shield in shielded.items()
+        ),
+    )
+    rows = tuple(
+        (task, reason, f"{counts['ticks'] / shield['episodes']:.2f}", f"{counts['episodes']} of {shield['episodes']}")
+        for task, shield in shielded.items()
+        for reason, counts in _by_ticks(shield["reasons"])
+    )
+    if rows:
+        yield Table(("task", "reason of interventions", "ticks an episode", "episodes with one"), rows)
+    yield Paragraph(
+        "The shield is a second layer. It is no safety-rated system, and this is a simulation. A tick is 0.01 s; it is altered when "
+        "the arm got something else than what the control proposed. The checker shares no code with the shield and looked at every "
+        "command. Fingers may touch table and objects; objects are no obstacles.",
+        "note",
+    )
+
+
 def _video_parts(clips: Sequence[Clip]) -> Iterable[Part]:
     if not clips:
         yield Paragraph("No videos.")
@@ -130,6 +186,7 @@ def _method(result: Result) -> Table:
     if latency.get("calls"):
         shown = ", ".join(f"{key} {latency[key]:.1f} ms" for key in ("p50", "p95", "p99"))
         time = f"{shown} ({latency['calls']} calls with {latency['batch']} rows each)"
+    shield = () if result.shield is None else (("shield", _shield_settings(result.shield)),)
     rows = (
         ("policy", f"{result.policy} ({result.policy_id})"),
         ("suite", result.suite),
@@ -137,6 +194,7 @@ def _method(result: Result) -> Table:
         ("scenes", scenes),
         ("embodiment", result.embodiment_hash),
         ("renderer", result.renderer),
+        *shield,
         ("time of one inference", time),
         ("time in all", f"{result.seconds:.0f} s"),
         ("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())),
@@ -259,6 +317,17 @@ def _extra_lines(counts: Mapping[str, Any]) -> list[str]:
                 f"{words} {_share_text(counts[key])}" + ("" if chance is None else f", chance {_percent(chance)}")
             )
     return lines
+
+
+def _by_ticks(reasons: Mapping[str, Mapping[str, int]]) -> list[tuple[str, Mapping[str, int]]]:
+    return sorted(reasons.items(), key=lambda item: (-item[1]["ticks"], item[0]))
+
+
+def _shield_settings(shield: Mapping[str, Any]) -> str:
+    shares = ", ".join(f"{100 * share:g} % of the rated {name}" for name, share in shield["shares"].items())
+    cap = "no cap of the tool's speed" if shield["tool_speed"] is None else f"tool at most {shield['tool_speed']:g} m/s"
+    margins = ", ".join(f"{1e3 * margin:g} mm from the {name}" for name, margin in shield["margins"].items())
+    return f"{shares}; {cap}; {margins}; a step waits up to {shield['wait']:g} s for the arm"
 
 
 def _share_text(share: Mapping[str, Any]) -> str:

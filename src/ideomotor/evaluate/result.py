@@ -3,8 +3,9 @@
 import importlib.metadata
 import json
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,21 @@ class Result:
     seconds: float
     versions: Mapping[str, str]
     label: str = LABEL
+    shield: Mapping[str, Any] | None = None  # how the arm was shielded; what came of it is in `tasks` and `episodes`
 
     def save(self, path: Path) -> None:
         """Replace `path` by this result, in one step."""
-        write_json(path, {"format": FORMAT, **vars(self)})
+        value = {"format": FORMAT, **vars(self)}
+        if self.shield is None:
+            del value["shield"]
+        write_json(path, value)
+
+    @property
+    def violations(self) -> dict[str, int]:
+        """What the independent checker found in the commands of all episodes, by kind; empty is good."""
+        return dict(
+            sum((Counter(e["shield"]["violations"]) for e in self.episodes if "shield" in e), start=Counter[str]())
+        )
 
     @classmethod
     def load(cls, path: Path) -> "Result":
@@ -75,6 +87,7 @@ def record(rollout: Rollout, facts: Facts) -> dict[str, Any]:
         "first_lifted": facts.first_lifted,
         "stopped": stopped(rollout, facts),
         **({"message": outcome.message} if isinstance(outcome, Crash) else {}),
+        **({} if rollout.shield is None else {"shield": asdict(rollout.shield)}),
     }
 
 

@@ -22,6 +22,7 @@ from jaxtyping import Float
 
 from ideomotor.core.errors import UserError
 from ideomotor.core.types import BatchPolicy, Chunk, Observation, Policy
+from ideomotor.sim.shielded import ShieldRecord
 from ideomotor.sim.task import Wording
 from ideomotor.sim.workers import Advance, Begun, Crashed, EpisodeRequest
 
@@ -87,6 +88,7 @@ class Rollout:
     outcome: Outcome
     events: Mapping[str, int]  # see `TabletopEnv.events`
     actions: Float[np.ndarray, "T A"]  # executed
+    shield: ShieldRecord | None = None  # None: there was none, or the episode crashed
 
     @property
     def steps(self) -> int:
@@ -211,12 +213,13 @@ class _Run:
             episode.actions.append(actions[slot][: result.steps])
             if result.done:
                 del self.running[slot]
-                self._finish(episode, Success() if result.success else Failure())
+                self._finish(episode, Success() if result.success else Failure(), result.shield)
 
-    def _finish(self, episode: _Episode, outcome: Outcome) -> None:
+    def _finish(self, episode: _Episode, outcome: Outcome, shield: ShieldRecord | None = None) -> None:
         width = len(self._policy.embodiment.action)
         actions = np.concatenate([np.zeros((0, width)), *episode.actions])
-        rollout = Rollout(episode.attempt, episode.instruction, episode.told, outcome, episode.events, actions)
+        told = (episode.attempt, episode.instruction, episode.told)
+        rollout = Rollout(*told, outcome, episode.events, actions, shield)
         self.rollouts[episode.index] = rollout
         self._done(rollout)
 

@@ -436,8 +436,8 @@ class Shield:
         broken = [*self._broken_limits(path, steps, v_NJ), *self._pressing(memory, path)]
         verdict = self.clearance.judge(path, steps, memory.cap)
         broken += verdict.broken
-        if self._stride > 1 and self._too_fast_within(memory, stop):
-            broken.append(Reason.TOOL_SPEED)
+        if self._stride > 1:
+            broken += self._too_fast_between(memory, stop)
         if broken:
             found.add(*broken)
             return None
@@ -452,14 +452,21 @@ class Shield:
         high = np.maximum(self._q_max, np.minimum.accumulate(path[:-1]))
         if not ((path[1:] >= low) & (path[1:] <= high)).all():
             broken.append(Reason.JOINT_POSITION)
-        if self.body.limits.speed_law is not None:  # a robot may test the speed of a tick where the tick ends
-            law_low, law_high = speed_bounds(self.body.limits, path[1:])
-            mean = np.diff(path, axis=0) / steps[:, None]
-            slower, faster = np.minimum(mean, speeds), np.maximum(mean, speeds)
-            low, high = np.minimum(law_low + LAW_RESERVE, 0.0), np.maximum(law_high - LAW_RESERVE, 0.0)
-            if not ((slower >= low) & (faster <= high)).all():
-                broken.append(Reason.JOINT_VELOCITY)
-        return broken
+        return broken if self._law_kept(path, steps, speeds) else [*broken, Reason.JOINT_VELOCITY]
+
+    def _law_kept(
+        self, path: Float[np.ndarray, "N J"], steps: Float[np.ndarray, " P"], speeds: Float[np.ndarray, "P J"] | float
+    ) -> bool:
+        """Tell whether speeds, at the rows to come and as means on the way to them, keep a limit that depends on the position.
+
+        A robot may test the speed of a tick where the tick ends.
+        """
+        if self.body.limits.speed_law is None:
+            return True
+        law_low, law_high = speed_bounds(self.body.limits, path[1:])
+        mean = np.diff(path, axis=0) / steps[:, None]
+        low, high = np.minimum(law_low + LAW_RESERVE, 0.0), np.maximum(law_high - LAW_RESERVE, 0.0)
+        return bool(((np.minimum(mean, speeds) >= low) & (np.maximum(mean, speeds) <= high)).all())
 
     def _pressing(self, memory: Memory, path: Float[np.ndarray, "N J"]) -> list[Reason]:
         """Return CONTACT where the command would run further ahead of the measured position than allowed."""
@@ -469,14 +476,17 @@ class Shield:
         ahead, before = np.abs(path[1] - memory.measured), np.abs(path[0] - memory.measured)
         return [Reason.CONTACT] if ((ahead > reach) & (ahead > before)).any() else []
 
-    def _too_fast_within(self, memory: Memory, stop: Stop) -> bool:
-        """Tell whether the tool exceeds its cap in any single tick of a stop whose samples are further apart."""
-        if not math.isfinite(memory.cap):
-            return False
-        d, chain = self.settings.dt, self.body.chain
+    def _too_fast_between(self, memory: Memory, stop: Stop) -> list[Reason]:
+        """Return which speed limits any single tick of a stop exceeds whose samples are further apart than ticks."""
+        d, chain, law = self.settings.dt, self.body.chain, self.body.limits.speed_law
+        if law is None and not math.isfinite(memory.cap):
+            return []
         q_NJ, _, _ = stop.sample(d * np.arange(math.ceil(stop.duration / d) + 2))
-        tool = joint_frames(chain, np.concatenate([memory.moving.q[None], q_NJ]))[:, -1] @ chain.last_from_tcp[:, 3]
-        return not float(np.linalg.norm(np.diff(tool[:, :3], axis=0), axis=1).max()) <= d * memory.cap
+        path = np.concatenate([memory.moving.q[None], q_NJ])
+        found = [] if self._law_kept(path, np.full(len(q_NJ), d), 0.0) else [Reason.JOINT_VELOCITY]
+        tool = joint_frames(chain, path)[:, -1] @ chain.last_from_tcp[:, 3]
+        slow = float(np.linalg.norm(np.diff(tool[:, :3], axis=0), axis=1).max()) <= d * memory.cap
+        return found if slow else [*found, Reason.TOOL_SPEED]
 
     def _lower_cap(self, memory: Memory) -> None:
         """Let the cap of the tool's speed come down to where it should be."""

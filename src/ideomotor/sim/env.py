@@ -18,6 +18,7 @@ from ideomotor.sim.labels import Pinhole, location_labels, patch_labels, seen
 from ideomotor.sim.random_state import randomize
 from ideomotor.sim.render import Ray, Renderer, RunningRenderer, open_renderer
 from ideomotor.sim.scene import STREAM_GOAL, STREAM_TASK, STREAM_WORDING, Scene, draw_scene, generator
+from ideomotor.sim.shielded import ShieldedArm, ShieldOptions, ShieldRecord, draw_back
 from ideomotor.sim.task import Goal, Task, Wording, instruct
 from ideomotor.sim.tasks.pick import PICK
 from ideomotor.sim.view import View
@@ -39,6 +40,7 @@ class EnvConfig:
     tasks: tuple[Task, ...] = (PICK,)
     renderer: Renderer = RAY
     horizon: int | None = None  # [control steps] instead of the task's own
+    shield: ShieldOptions | None = None  # None: the arm gets the control's commands as they are
 
 
 class ResetOptions(TypedDict, total=False):
@@ -70,6 +72,7 @@ class EnvState:
     streak: int
     first_touched: int
     first_lifted: int
+    shield: Any | None = None
 
 
 def tabletop_embodiment(arm: Arm, renderer: Renderer) -> Embodiment:
@@ -105,6 +108,7 @@ class TabletopEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._control = EndEffectorControl(config.arm, RATE_HZ, PHYSICS_HZ)
         self._worlds: dict[tuple[str, ...], tuple[World, RunningRenderer]] = {}
         self._episode: Episode | None = None
+        self.shielded: ShieldedArm | None = None  # of this episode
         low, high = zip(*((c.low, c.high) for c in self.embodiment.action), strict=True)
         self.action_space = gymnasium.spaces.Box(np.array(low, np.float32), np.array(high, np.float32))
         size = config.renderer.size
@@ -133,7 +137,7 @@ class TabletopEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._begin(draw_episode(self.config.tasks, seed, _options(options or {})))
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Execute one action: 0.1 s. The reward is 1 in the step that succeeds."""
+        """Execute one action: 0.1 s, behind a shield up to `ShieldOptions.wait` more. The reward is 1 in the step that succeeds."""
         self._execute(np.asarray(action, dtype=np.float64))
         truncated = self.steps >= self.horizon and not self.success
         return self._arrays(), float(self.success), self.success, truncated, self._info()
@@ -167,6 +171,8 @@ class TabletopEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         state = randomize(self.world, rng)
         self._control.reset(state.q, state.opening)
         self._arm.last_q = state.q
+        if self.shielded is not None:
+            self.shielded.begin()
 
     # 2 what can be asked
 
@@ -212,6 +218,10 @@ class TabletopEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         """Which object the fingers touched first, and which they lifted first: indices, -1 for none yet."""
         return {"first_touched": self._first_touched, "first_lifted": self._first_lifted}
 
+    def shield_record(self) -> ShieldRecord | None:
+        """Return what the shield has done in this episode, and what was found in the commands; None without a shield."""
+        return None if self.shielded is None else self.shielded.record()
+
     def state(self) -> Float[np.ndarray, " S"]:
         """Return the proprioception: measured TCP position, rot6d by rows, opening."""
         pose = self.world.tcp_pose()
@@ -234,6 +244,7 @@ class TabletopEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     def expert_chunk(self, length: int) -> Float[np.ndarray, "T A"]:
         """Return what the expert would do in the next steps, without noise: it runs ahead, then the state is restored."""
         world, control, last_q = self.world, self._control.get_state(), self._arm.last_q
+        shield = None if self.shielded is None else self.shielded.get_state()
         mujoco.mj_copyData(world.spare, world.model, world.data)
         actions: list[np.ndarray] = [self.expert_action()]
         while len(actions) < length:
@@ -242,6 +253,8 @@ class TabletopEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         world.set_state(world.spare)
         self._control.set_state(control)
         self._arm.last_q = last_q
+        if self.shielded is not None:
+            self.shielded.set_state(shield)
         return np.stack(actions)
 
     def labels(self) -> dict[str, np.ndarray]:
@@ -265,6 +278,7 @@ class TabletopEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             self.streak,
             self._first_touched,
             self._first_lifted,
+            None if self.shielded is None else self.shielded.get_state(),
         )
 
     def set_state(self, state: EnvState) -> None:
@@ -274,6 +288,8 @@ class TabletopEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._arm.last_q = state.last_q
         self.steps, self.streak = state.steps, state.streak
         self._first_touched, self._first_lifted = state.first_touched, state.first_lifted
+        if self.shielded is not None:
+            self.shielded.set_state(state.shield)
 
     # 4 inside
 
@@ -287,11 +303,17 @@ class TabletopEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.world, self._renderer = self._worlds[key]
         self.world.load(episode.scene)
         self._arm = SimulatedArm(self.world)
+        self.shielded = None if self.config.shield is None else ShieldedArm(self._arm, self.config.shield)
         self._control.reset(self._arm.last_q, 1.0)
         self.steps, self.streak, self._first_touched, self._first_lifted = 0, 0, -1, -1
 
     def _move(self, action: Float[np.ndarray, " A"]) -> None:
-        self._arm.follow(*self._control.command(action))
+        ramp = self._control.command(action)
+        if self.shielded is None:
+            self._arm.follow(*ramp)
+            return
+        held = self.shielded.move(ramp.q[-1], float(ramp.opening[-1]))
+        draw_back(self._control, self.config.arm, self._arm.last_q, held=held)
 
     def _execute(self, action: Float[np.ndarray, " A"]) -> None:
         self._move(action)

@@ -21,6 +21,7 @@ from ideomotor.core.errors import UserError
 from ideomotor.core.spec import Embodiment
 from ideomotor.core.types import Observation
 from ideomotor.sim.env import EnvConfig, TabletopEnv, tabletop_embodiment
+from ideomotor.sim.shielded import ShieldRecord
 from ideomotor.sim.task import Wording
 
 CLOSE_SECONDS = 5.0  # a process that has not ended by itself after this long is killed
@@ -57,6 +58,7 @@ class Advance:
     steps: int  # actions executed; fewer than given if the episode ended among them
     events: Mapping[str, int]  # see `TabletopEnv.events`
     frames: tuple[Images, ...] = ()  # after each action, where recorded
+    shield: ShieldRecord | None = None  # of an episode that is over, if its arm is shielded
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class _Reply:
     steps: int = 0
     events: Mapping[str, int] = field(default_factory=dict[str, int])
     frames: tuple[Images, ...] = ()
+    shield: ShieldRecord | None = None
 
 
 class VectorEnv:
@@ -171,7 +174,7 @@ class VectorEnv:
             if isinstance(reply, Crashed):
                 results[slot] = reply
                 continue
-            outcome = (reply.done, reply.success, reply.steps, reply.events, reply.frames)
+            outcome = (reply.done, reply.success, reply.steps, reply.events, reply.frames, reply.shield)
             results[slot] = Advance(self._observation(slot), *outcome)
         return results
 
@@ -362,4 +365,4 @@ def _advance(env: TabletopEnv, actions_TA: Float[np.ndarray, "T A"], *, record: 
             frames.append(env.observation().images)
         if done:
             break
-    return _Reply("", done, success, steps, env.events, tuple(frames))
+    return _Reply("", done, success, steps, env.events, tuple(frames), env.shield_record() if done else None)
