@@ -125,7 +125,7 @@ DEFECTS = (
     Defect("joint limits are not looked at", "one joint",
            (change(Shield, "_broken_limits", ("if not ((path[1:] >= low) & (path[1:] <= high)).all():", "if False:")),)),
     Defect("the speed law is not looked at", "one joint",
-           (change(Shield, "_broken_limits", ("if self.body.limits.speed_law is not None:", "if False:")),)),
+           (change(Shield, "_law_kept", ("if self.body.limits.speed_law is None:", "if True:")),)),
     Defect("obstacles are not looked at", "push", (change(Clearance, "judge", ("(obstacle, Reason.COLLISION),", "")),)),
     Defect("the arm itself is not looked at", "fold", (change(Clearance, "judge", ("(own, Reason.SELF_COLLISION),", "")),)),
     Defect("bounds are not looked at", "out", (change(Clearance, "judge", ("(inside, Reason.WORKSPACE),", "")),)),

@@ -37,9 +37,9 @@ def out(tmp_path: Path):
 NAMES = {
     "task": (["collect", "--tasks", "pikc"], "unknown task 'pikc'; known: pick, place_on. Did you mean 'pick'?"),
     "no task": (["collect", "--tasks", ","], "--tasks is empty; known: pick, place_on"),
-    "arm": (["collect", "--arm", "pandas"], "unknown arm 'pandas'; known: panda, ur5e. Did you mean 'panda'?"),
+    "arm": (["collect", "--arm", "pandas"], "unknown arm 'pandas'; known: fr3, panda, ur5e. Did you mean 'panda'?"),
     "task to eval": (["eval", "--policy", "expert", "--tasks", "push"], "unknown task 'push'; known: pick, place_on"),
-    "arm to eval": (["eval", "--policy", "expert", "--arm", "ur5"], "unknown arm 'ur5'; known: panda, ur5e"),
+    "arm to eval": (["eval", "--policy", "expert", "--arm", "ur5"], "unknown arm 'ur5'; known: fr3, panda, ur5e"),
     "suite": (["eval", "--policy", "expert", "--suite", "blnd"], "unknown suite 'blnd'; known: blank, blind,"),
 }
 
@@ -55,7 +55,7 @@ def test_an_unknown_command_or_recipe_is_answered_with_the_known_ones(refused: R
     refused(
         ["evaluate"],
         USAGE,
-        "unknown command 'evaluate'; known: collect, data, demo, eval, predict, train, weights",
+        "unknown command 'evaluate'; known: collect, data, demo, eval, predict, safety, train, weights",
         "Did you mean",
     )
     refused(["train", "small", "--out", out], USAGE, "unknown recipe 'small'; known: small-tabletop")

@@ -66,7 +66,7 @@ def test_what_is_assumed_stands_among_the_sources_line_by_line(shown: Shown):
     sources = lines[lines.index("sources") + 1 :]
     assert any("ours, assumed; Universal Robots publishes none" in line for line in sources)
     assert row("\n".join(lines), "torque rate [N m/s]") == ["none"]
-    assert len([line for line in sources if line.startswith("  ")]) == 9
+    assert len([line for line in sources if line.startswith("  ")]) == 10
 
 
 @pytest.mark.parametrize("arm", arms())

@@ -64,7 +64,7 @@ def plan_stop(
 
     >>> one = np.ones(1)
     >>> stop = plan_stop(0 * one, 2 * one, 0 * one, acceleration=one, jerk=one)
-    >>> stop.duration, float(stop.at(3.0)[0][0])  # v/A + A/j = 3 s, v/2 of it as distance
+    >>> stop.duration, round(float(stop.at(3.0)[0][0]), 12)  # v/A + A/j = 3 s, v/2 of it as distance
     (3.0, 3.0)
     """
     left = v + a * np.abs(a) / (2.0 * jerk)
