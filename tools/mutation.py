@@ -49,7 +49,7 @@ PYTEST = (
 )
 LIMIT_S = 60.0  # [s] for one run: a change may make a loop endless
 
-SHIELD = ("tests/robot/test_shield.py", "-k", "not no_adversary and not minute and not sixty and not every_state and not what_it_made and not larger_obstacle and not twice")  # fmt: skip
+SHIELD = ("tests/robot/test_shield_parts.py", "tests/robot/test_shield.py", "-k", "not no_adversary and not minute and not sixty and not every_state and not what_it_made and not larger_obstacle and not twice")  # fmt: skip
 SUITES = {  # the fast tests of each file
     "shield": SHIELD,
     "follower": SHIELD,
