@@ -106,7 +106,7 @@ def lookless(*_: Any) -> Verdict:
 
 
 NAN_WRONG = (  # "is it too much?" is asked everywhere, and NaN is never too much
-    change(shield, "read_floats", ("not np.isfinite(value).all()", "(np.abs(value) > 1e9).any()")),
+    change(shield, "read_floats", ("not np.isfinite(numbers).all()", "(np.abs(numbers) > 1e9).any()")),
     change(
         Follower,
         "legal",

@@ -46,7 +46,8 @@ def parts_apart(
 ) -> tuple[tuple[int, int], ...]:
     """Return the pairs of capsules that can meet: at least `NEAR` joints apart, and not close to each other by construction.
 
-    What is within `TOGETHER` at home always is, such as forearm and flange of an arm with an offset wrist. Fingers are left out.
+    What is within `TOGETHER` at home always is, such as forearm and flange of an arm with an offset wrist. Fingers keep from what the
+    hand keeps from.
     """
     frames = [matrices.base_from_foot, *joint_frames(matrices, home)]
     ends = [[frames[c.link][:3, :3] @ np.array(p) + frames[c.link][:3, 3] for p in (c.start, c.end)] for c in capsules]
@@ -55,12 +56,15 @@ def parts_apart(
         _, _, gap = segment_gap(*(p[None] for p in (*ends[i], *ends[k])))
         return float(gap[0]) - capsules[i].radius - capsules[k].radius > TOGETHER
 
-    return tuple(
+    pairs = [
         (i, k)
         for i, a in enumerate(capsules)
         for k, b in enumerate(capsules)
         if b.link - a.link >= NEAR and "finger" not in (a.part, b.part) and apart(i, k)
-    )
+    ]
+    fingers = [k for k, capsule in enumerate(capsules) if capsule.part == "finger"]
+    of_hand = dict.fromkeys(i for i, k in pairs if capsules[k].part == "hand")
+    return (*pairs, *((i, k) for i in of_hand for k in fingers))
 
 
 def body_of(arm: Arm) -> Body:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from ideomotor.core.errors import UserError
 from ideomotor.core.rotation import matrix_to_rotation_vector, rotation_vector_to_matrix
 from ideomotor.robot.limits import Limits
+from ideomotor.robot.reading import as_floats
 from ideomotor.robot.reasons import Reason
 
 # In shapes, J stands for the joints.
@@ -63,7 +64,7 @@ def clip_reference(
             "a measured position is NaN or infinite, so nothing can be said of the reference; measure again"
         )
     measured = np.asarray(q_measured, np.float64)
-    command = _floats(q_command, measured.shape)
+    command = as_floats(q_command, measured.shape)
     command = measured if command is None else np.where(np.isfinite(command), command, measured)
     return np.minimum(np.maximum(command, measured - radius), measured + radius)
 
@@ -121,7 +122,7 @@ class TorqueLimiter:
 
     def start(self, torque: Any) -> None:
         """Go on from what the robot measures or last tracked [N m]; what is not finite counts as 0."""
-        values = _floats(torque, self._last.shape)
+        values = as_floats(torque, self._last.shape)
         self._last = np.zeros_like(self._last) if values is None else np.where(np.isfinite(values), values, 0.0)
 
     def limit(self, proposal: Any) -> tuple[Float[np.ndarray, " J"], tuple[Reason, ...]]:
@@ -130,7 +131,7 @@ class TorqueLimiter:
         Anything but an array of J finite floats lets all torques fall towards 0 at the rate limit: a NaN tells nothing good of its
         neighbours. Never raises, and never returns a number that is not finite.
         """
-        wanted, reasons = _floats(proposal, self._last.shape), ()
+        wanted, reasons = as_floats(proposal, self._last.shape), ()
         if wanted is None:
             wanted, reasons = np.zeros_like(self._last), (Reason.SHAPE,)
         elif not np.isfinite(wanted).all():
@@ -175,7 +176,7 @@ class TorqueReflex:
 
         Anything but an array of J finite floats trips at once: an arm that does not know what it touches stops.
         """
-        values = _floats(torque, self._threshold.shape)
+        values = as_floats(torque, self._threshold.shape)
         if values is None or not np.isfinite(values).all():
             self._clear, self._tripped = False, True
             return True
@@ -191,16 +192,8 @@ class TorqueReflex:
         return not self._tripped
 
 
-def _floats(value: Any, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    """Return a copy of an array of floats of that shape, or None. Exactly `ndarray`: subclasses run their own code."""
-    if type(value) is not np.ndarray or value.dtype.kind != "f" or value.shape != shape:
-        return None
-    with np.errstate(all="ignore"):
-        return value.astype(np.float64)
-
-
 def _pose(value: Any) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    pose = _floats(value, (4, 4))
+    pose = as_floats(value, (4, 4))
     if pose is None or not (np.abs(pose) < 1e9).all():  # [m] the Earth is smaller; NaN is not
         return None
     turn = pose[:3, :3]

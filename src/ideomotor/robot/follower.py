@@ -11,6 +11,7 @@ import numpy as np
 import ruckig
 from jaxtyping import Float
 
+from ideomotor.robot.kinematics import Chain, pose_and_jacobian
 from ideomotor.robot.limits import Limits, Share, speed_bounds
 from ideomotor.robot.proposal import Found
 from ideomotor.robot.reasons import Reason
@@ -18,6 +19,7 @@ from ideomotor.robot.report import How
 
 ROUNDING = 1e-9  # relative
 SLOWEST = 1e-3  # [rad/s] the follower needs a speed limit above 0
+TOOL_SHARE = 0.9  # of the cap of the tool's speed
 LAW_SHARE = 0.9  # of a speed limit that depends on the position
 
 
@@ -109,3 +111,21 @@ class Follower:
                     return [Candidate(how, q, v, a)]
         found.add(Reason.SOLVER)
         return []
+
+
+def straight_speeds(
+    chain: Chain,
+    q: Float[np.ndarray, " J"],
+    goal: Float[np.ndarray, " J"],
+    top: Float[np.ndarray, " J"],
+    tool_speed: float,
+) -> Float[np.ndarray, " J"]:
+    """Return speed limits [rad/s] for the straight way to a goal, at most `top`, that keep the tool's speed [m/s] at its beginning."""
+    way = goal - q
+    need = float((np.abs(way) / top).max())
+    if need < 1e-9:
+        return top
+    straight = way / need  # the joints' speeds, as quick as they can
+    _, jacobian = pose_and_jacobian(chain, q)
+    tool = float(np.linalg.norm(jacobian[:3] @ straight))
+    return np.maximum(np.abs(straight) * min(1.0, tool_speed / max(tool, 1e-9)), SLOWEST)

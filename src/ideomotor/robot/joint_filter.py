@@ -54,12 +54,12 @@ from jaxtyping import Bool, Float
 
 from ideomotor.core.errors import UserError
 from ideomotor.robot.limits import Limits, Share, law_braking
+from ideomotor.robot.reading import LARGEST_MEASURED, as_floats
 from ideomotor.robot.reasons import Reason
 
 # In shapes, J stands for the joints.
 
 LARGEST = 1e300  # a gap that stands for "no limit", so that nothing overflows
-LARGEST_MEASURED = 1e3  # [rad], [rad/s] no arm stands or moves there: such a measurement is a fault
 ROUNDING = 1e-9  # of a T: by so much braking is slower
 
 
@@ -329,10 +329,9 @@ class JointGate:
 
 
 def _readable(q: Float[np.ndarray, "*batch J"], proposal: Any) -> tuple[Float[np.ndarray, "*batch J"], Reason | None]:
-    """Return the proposal with `q` where nothing can be read, and what was wrong. Exactly `ndarray`: subclasses run their own code."""
-    if type(proposal) is not np.ndarray or proposal.dtype.kind != "f" or proposal.shape != q.shape:
+    """Return the proposal with `q` where nothing can be read, and what was wrong."""
+    target = as_floats(proposal, q.shape)
+    if target is None:
         return q, Reason.SHAPE
-    with np.errstate(all="ignore"):
-        target = proposal.astype(np.float64)
     finite = np.isfinite(target)
     return (target, None) if finite.all() else (np.where(finite, target, q), Reason.NONFINITE)

@@ -1,17 +1,15 @@
 """What a shield is asked for, and how it reads what comes in: nothing is taken for granted, and nothing raises."""
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
 
+from ideomotor.robot.reading import LARGEST_MEASURED, as_floats, is_number
 from ideomotor.robot.reasons import Reason
 from ideomotor.robot.robot import RobotState
 
 FLOATS = (np.dtype(np.float32).str, np.dtype(np.float64).str)
-HUGE = 10**300  # whole numbers go on beyond any float
-LARGEST = 1e3  # [rad], [rad/s] no arm measures more
 
 
 @dataclass(frozen=True)
@@ -61,24 +59,24 @@ def read_state(state: object, joints: int) -> tuple[np.ndarray, np.ndarray, floa
         return None
     found = Found()
     q, dq = read_floats(state.q, (joints,), found), read_floats(state.dq, (joints,), found)
-    if not is_number(state.time) or q is None or dq is None or np.abs(q).max() > LARGEST or np.abs(dq).max() > LARGEST:
+    if (
+        not is_number(state.time)
+        or q is None
+        or dq is None
+        or np.abs(q).max() > LARGEST_MEASURED
+        or np.abs(dq).max() > LARGEST_MEASURED
+    ):
         return None
     return q, dq, float(state.opening) if is_number(state.opening) else 1.0
 
 
 def read_floats(value: object, shape: tuple[int, ...], found: Found) -> np.ndarray | None:
-    """Return an array as float64, if it is one of floats of a shape, and finite; subclasses of arrays run their own code."""
-    if type(value) is not np.ndarray or value.shape != shape or value.dtype.str not in FLOATS:
+    """Return an array as float64, if it is one of float32 or float64, of a shape, and finite."""
+    numbers = as_floats(value, shape)
+    if numbers is None or not isinstance(value, np.ndarray) or value.dtype.str not in FLOATS:
         found.add(Reason.SHAPE)
         return None
-    if not np.isfinite(value).all():
+    if not np.isfinite(numbers).all():
         found.add(Reason.NONFINITE)
         return None
-    return value.astype(np.float64)
-
-
-def is_number(value: object) -> bool:
-    """Tell whether something is one finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.floating):
-        return False
-    return abs(value) < HUGE if isinstance(value, int) else math.isfinite(value)
+    return numbers

@@ -20,7 +20,6 @@ class Reason(StrEnum):
     WORKSPACE = "workspace"
     COLLISION = "collision"
     SELF_COLLISION = "self_collision"
-    SINGULARITY = "singularity"
     TRACKING_ERROR = "tracking_error"
     DEADLINE = "deadline"  # the filter was called too late, or took too long
     SOLVER = "solver"  # the follower or the velocity program failed

@@ -33,11 +33,12 @@ from ideomotor.core.rotation import log_of_one
 from ideomotor.robot.body import Body
 from ideomotor.robot.clearance import Clearance, Verdict
 from ideomotor.robot.contact import TorqueReflex
-from ideomotor.robot.follower import Candidate, Follower, Moving
+from ideomotor.robot.follower import TOOL_SHARE, Candidate, Follower, Moving, straight_speeds
 from ideomotor.robot.joint_filter import stoppable_speed
-from ideomotor.robot.kinematics import joint_frames, pose_and_jacobian
+from ideomotor.robot.kinematics import joint_frames
 from ideomotor.robot.limits import speed_bounds
-from ideomotor.robot.proposal import Found, PoseProposal, Proposal, Retreat, is_number, read_floats, read_state
+from ideomotor.robot.proposal import Found, PoseProposal, Proposal, Retreat, read_floats, read_state
+from ideomotor.robot.reading import is_number
 from ideomotor.robot.reasons import Reason
 from ideomotor.robot.report import How, Report
 from ideomotor.robot.robot import JointCommand, RobotState
@@ -397,15 +398,7 @@ class Shield:
         top = share * self.follower.bounds[0]
         if not math.isfinite(memory.cap):
             return top
-        way = goal - memory.moving.q
-        need = float((np.abs(way) / top).max())
-        if need < 1e-9:
-            return top
-        straight = way / need
-        _, jacobian = pose_and_jacobian(self.body.chain, memory.moving.q)
-        tool = float(np.linalg.norm(jacobian[:3] @ straight))
-        slower = min(1.0, 0.9 * memory.cap / max(tool, 1e-9))
-        return np.maximum(np.abs(straight) * slower, 1e-3)
+        return straight_speeds(self.body.chain, memory.moving.q, goal, top, TOOL_SHARE * memory.cap)
 
     def _leaving(self, memory: Memory, found: Found) -> Iterator[Candidate]:
         """Move away from what is near, the nearest first; nothing where nothing is."""

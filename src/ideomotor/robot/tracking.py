@@ -14,6 +14,7 @@ from jaxtyping import Float
 from ideomotor.core.errors import UserError
 from ideomotor.robot.body import Body, Capsule
 from ideomotor.robot.kinematics import Chain
+from ideomotor.robot.reading import as_floats
 
 # In shapes, J stands for the joints, C for the capsules.
 
@@ -55,10 +56,11 @@ class TrackingMonitor:
         Anything but two arrays of J finite floats trips.
         """
         shape = self._bound.shape
+        measured, commanded = as_floats(q_measured, shape), as_floats(q_command, shape)
         error = np.full(shape, math.inf)
-        if all(type(q) is np.ndarray and q.dtype.kind == "f" and q.shape == shape for q in (q_measured, q_command)):
+        if measured is not None and commanded is not None:
             with np.errstate(all="ignore"):
-                error = np.abs(q_measured.astype(np.float64) - q_command.astype(np.float64))
+                error = np.abs(measured - commanded)
         error = np.where(np.isfinite(error), error, math.inf)
         self._clear = bool((error <= self._bound).all())
         self._tripped |= not self._clear

@@ -1,6 +1,6 @@
 """Joint speeds that come as near to what is wanted as speed limits and nearby obstacles allow: a small quadratic program.
 
-    minimise  1/2 |J v - w|^2 + 1/2 lambda |v|^2    (a wanted tool motion), or  1/2 |v - w|^2  (a wanted joint motion)
+    minimise  1/2 |J v - w|^2 + 1/2 lambda |v|^2    (J: of the tool for a wanted tool motion, 1 for a wanted joint motion)
     so that   every joint can still stop inside its limits (`joint_filter`), and for each part that is near something, with
               distance h beyond its margin and normal n towards the part:  -n . J_p v <= min(gamma h, sqrt(2 a h)),  h >= 0
 

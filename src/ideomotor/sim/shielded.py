@@ -31,7 +31,8 @@ from ideomotor.robot.arm import Arm
 from ideomotor.robot.body import Body, body_of
 from ideomotor.robot.checker import Checker, counts
 from ideomotor.robot.control import EndEffectorControl, leash
-from ideomotor.robot.kinematics import forward, pose_and_jacobian
+from ideomotor.robot.follower import TOOL_SHARE, straight_speeds
+from ideomotor.robot.kinematics import forward
 from ideomotor.robot.limits import Share, speed_bounds
 from ideomotor.robot.proposal import Proposal
 from ideomotor.robot.report import Report
@@ -44,7 +45,6 @@ DT = 0.01  # [s] a tick of the shield
 STEP_TICKS = 10  # of an action
 NEARLY = 0.04  # [s] a step ends when the arm will be at the ramp's end so soon; see above
 SPEED_SHARE = 0.95  # of the allowed speed: the shield's estimate at the end of a tick is up to 0.1 rad/s above the mean
-TOOL_SHARE = 0.9  # of the tool's speed cap
 PASSED = ("proposal", "follow")  # what a shield does when nothing is in the way
 FORBIDDEN = ("table", "finger")  # that links and hand touch, in the simulation
 
@@ -289,12 +289,8 @@ class _Way:
     ) -> tuple[Float[np.ndarray, " J"], Float[np.ndarray, " J"]]:
         """Return the speeds [rad/s] that are allowed downwards and upwards."""
         top, cap = self._top, self._options.tool_speed
-        way = goal - q
-        if cap is not None and (need := float((np.abs(way) / top).max())) > 0.0:
-            straight = way / need  # the joints' speeds on the straight way, as quick as they can
-            _, jacobian = pose_and_jacobian(self._body.chain, q)
-            tool = float(np.linalg.norm(jacobian[:3] @ straight))
-            top = np.maximum(np.abs(straight) * min(1.0, TOOL_SHARE * cap / max(tool, 1e-9)), 1e-3)
+        if cap is not None:
+            top = straight_speeds(self._body.chain, q, goal, top, TOOL_SHARE * cap)
         law_low, law_high = speed_bounds(self._body.limits, q)
         return np.minimum(np.maximum(-top, SPEED_SHARE * law_low), -1e-3), np.maximum(
             np.minimum(top, SPEED_SHARE * law_high), 1e-3
@@ -302,15 +298,8 @@ class _Way:
 
 
 def simulated_body(arm: Arm) -> Body:
-    """Return the body of the arm as it is simulated: the capsules of `sim.mjcf`, as a real hull is another shape.
-
-    Fingers keep away from the links that the hand keeps away from.
-    """
-    body = body_of(replace(arm, hull=()))
-    parts = [capsule.part for capsule in body.capsules]
-    fingers = [k for k, part in enumerate(parts) if part == "finger"]
-    more = tuple((i, k) for i, hand in body.self_pairs if parts[hand] == "hand" for k in fingers)
-    return replace(body, self_pairs=(*body.self_pairs, *more))
+    """Return the body of the arm as it is simulated: the capsules of `sim.mjcf`, as a real hull is another shape."""
+    return body_of(replace(arm, hull=()))
 
 
 @functools.lru_cache(maxsize=8)
