@@ -36,7 +36,7 @@ from ideomotor.sim.render import RayRenderer
 
 # In shapes, K stands for ticks, J for joints, H and W for image height and width.
 
-SEEDS, TICK = 80, 0.01  # the first run that meets all three margins is drawn; TICK [s]
+SEEDS, TICK = 80, 0.01  # runs, of which the one that comes nearest to all three margins is drawn; TICK [s]
 PLAYED = ("outwards", "bang_bang", "push", "jumps", "not_numbers", "late", "uniform")  # in turn
 OUTWARDS = (-1.6, 1.0, 0.0, -0.3, 0.0, 2.6, 0.785)  # [rad] the Panda stretched out, with its tool beyond the bounds
 EACH = 120  # ticks of each

@@ -51,13 +51,15 @@ from ideomotor.robot.kinematics import forward, joint_frames
 from ideomotor.robot.limits import Share, speed_bounds
 from ideomotor.robot.robot import RobotState
 from ideomotor.robot.shield import Settings, Shield
+from ideomotor.robot.shield_settings import SMOOTH_MOTION, SMOOTH_STOP
 from ideomotor.robot.surroundings import Margins, Surroundings
 from ideomotor.robot.tracking import lever_arms, required_margin
 from ideomotor.sim.mjcf import world_xml
 
 # In shapes, J stands for the joints, S for the control steps of a tick, T for those of a block, 3 for position, speed, acceleration.
 
-GENTLE = 0.02  # share of the jerk: times 4 kg m^2, the Panda stretched out, 0.02 of 7500 rad/s^3 is 600 of 1000 Nm/s
+GENTLE = SMOOTH_MOTION.jerk  # times 4 kg m^2, the Panda stretched out, 0.02 of 7500 rad/s^3 is 600 of 1000 Nm/s
+SMOOTH = (SMOOTH_MOTION.speed, SMOOTH_MOTION.acceleration, GENTLE, SMOOTH_STOP.acceleration, SMOOTH_STOP.jerk)
 ARMS = {arm.name: arm for arm in (PANDA, FR3, UR5E)}
 STEP = 0.001  # [s] of the torque controller
 PHYSICS = 2  # steps of the simulation in one of the controller
@@ -552,10 +554,10 @@ def curve(arm: str) -> tuple[Case, ...]:
 
 def to_be_margined(arm: str) -> tuple[Case, ...]:
     """Return the cases whose errors become margins."""
-    limited, free = (0.9, 0.5, GENTLE, 0.7, GENTLE), (0.9, 0.5, 0.5, 0.7, 0.7)
+    free = (0.9, 0.5, 0.5, 0.7, 0.7)
     return (
-        at(arm, limited, rate=True),
-        at(arm, limited, rate=True, friction=True),
+        at(arm, SMOOTH, rate=True),
+        at(arm, SMOOTH, rate=True, friction=True),
         at(arm, free, rate=False),
         at(arm, free, rate=False, friction=True),
     )

@@ -1092,6 +1092,19 @@ def test_an_allowance_makes_parts_thicker_by_what_tracking_errors_can_do() -> No
     assert 0.007 < lost.max() < 0.025
 
 
+def test_an_allowance_keeps_commands_that_much_further_inside_the_joint_limits(drive: Any) -> None:
+    """0.03 rad in joint 1, and 0.02 rad for goals: pushed up, it ends at 2.8973 - 0.05, where joint 7, without errors, ends at 2.8973 - 0.02."""
+    d = drive(allowance=(0.03, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
+    d.joints(HOME)
+    for _ in range(400):
+        d.joints(HOME + np.array([9.0, 0.0, 0.0, 0.0, 0.0, 0.0, 9.0]))
+    assert d.q[0] == pytest.approx(2.8973 - 0.05, abs=1e-6)
+    assert d.q[6] == pytest.approx(2.8973 - 0.02, abs=1e-6)
+    beyond = drive(q=np.where(np.arange(7) == 0, 2.8973 - 0.02, HOME), allowance=(0.03,) + (0.0,) * 6)
+    beyond.joints(HOME)
+    assert Reason.RECOVERY in beyond.report.reasons
+
+
 def test_a_reference_stays_within_reach_of_where_the_arm_is(drive: Any) -> None:
     d = drive(reach=0.02, tracking=1.0)
     d.joints(HOME)

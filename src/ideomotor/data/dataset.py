@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, overload, runtime_checkable
+from typing import Any, Literal, Protocol, overload, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,6 +15,15 @@ from ideomotor.core.types import Success
 
 STATE = "observation.state"  # names of the columns that every format offers under one name
 ACTION = "action"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a user says about how files are to be read, where they do not say it themselves."""
+
+    salvage: bool = False  # of a damaged TFRecord shard, keep the records before the damage
+    version: str = ""  # of several versions of an RLDS dataset in one folder; empty: the highest
+    colour: Literal["", "rgb", "bgr"] = ""  # order of the colours in ALOHA's images; empty: not said
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,25 @@ class Dataset(Protocol, metaclass=_LooksOnly):
         Raises:
             UsageError: the dataset has no such camera.
         """
+        ...
+
+
+@runtime_checkable
+class EncodedImages(Protocol):
+    """A dataset that stores single images as files."""
+
+    def encoded_image(self, episode: int, frame: int, camera: str) -> bytes | None:
+        """Return the stored JPEG or PNG, None where there is none (a view that is missing)."""
+        ...
+
+
+@runtime_checkable
+class Noted(Protocol):
+    """A dataset whose reader has something to say, e.g. what was lost."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for people."""
         ...
 
 

@@ -122,12 +122,13 @@ class Shield:
         self.follower = Follower(limits, s.dt, s.follow)
         self._halt = np.array([limits.speed, limits.acceleration, limits.jerk])
         self._halt *= [[s.stop.speed], [s.stop.acceleration], [s.stop.jerk]]
-        margins = self.around.margins
-        self._q_min, self._q_max = np.array(limits.q_min) + margins.joint, np.array(limits.q_max) - margins.joint
-        self._goal_min, self._goal_max = np.array(limits.q_min) + margins.goal, np.array(limits.q_max) - margins.goal
+        margins, more = self.around.margins, np.array(s.allowance or (0.0,) * self._joints)
+        low, high = np.array(limits.q_min) + more, np.array(limits.q_max) - more
+        self._q_min, self._q_max = low + margins.joint, high - margins.joint
+        self._goal_min, self._goal_max = low + margins.goal, high - margins.goal
         if not (self._goal_min < self._goal_max).all():
             raise UserError(
-                f"{body.name}: margins goal and joint leave no room between q_min and q_max; make them smaller"
+                f"{body.name}: margins goal and joint and the allowance leave no room between q_min and q_max; make them smaller"
             )
         self._stride = max(1, round(SAMPLE / s.dt))
         self._clock = clock

@@ -9,6 +9,8 @@ from ideomotor.robot.limits import Share
 REDUCED = 0.25  # [m/s] tool speed of teleoperation, take-over, recovery and a new policy's first run: ISO 10218's reduced speed
 LONGEST_TICK = 0.02  # [s] what is lost between samples was looked at up to here
 MOTION, RATED = Share(0.9, 0.5, 0.5), Share()
+# For who sends torques whose rate is limited: a jerk asks for a torque rate, inertia times jerk (docs/safety.md, "A torque-limited arm").
+SMOOTH_MOTION, SMOOTH_STOP = Share(0.9, 0.5, 0.02), Share(1.0, 0.7, 0.02)
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Settings:
     tool_braking: float = 1.0  # [m/s^2] how fast a lowered cap comes down
     max_age: float = 0.1  # [s] of proposal and state
     tracking: float = 0.1  # [rad] of the measured from the commanded position; beyond, the arm is stopped and held
-    allowance: tuple[float, ...] | None = None  # [rad] tracking errors of the joints that margins are to hold for
+    allowance: tuple[float, ...] | None = None  # [rad] tracking errors that margins and position limits are to hold for
     reach: float | None = None  # [rad] a command may be ahead of the measured position: bounds a stiff drive's force
     reflex: tuple[float, ...] | None = None  # [N m] external torques beyond which the arm is stopped and held
     reflex_ticks: int = 1  # in a row
