@@ -1,5 +1,6 @@
 """Change one thing in a file of the safety layer, run its fast tests, and see whether they notice; then the next thing.
 
+.venv/bin/pip install cosmic-ray==8.7.0
 python tools/mutation.py --file shield --out build/mutation_shield.json [--retry] [--list]
 
 The changes are those of cosmic-ray: another operator, another comparison, a number one more or less, a condition turned round, a loop

@@ -55,7 +55,7 @@ class MemoryDataset:
         if name == "expert.chunk":
             steps = np.arange(self.expert_steps, dtype=np.float32)
             chunks = np.stack(np.broadcast_arrays(100 * frames[:, None] + steps, -steps), axis=-1)
-            return chunks.reshape(len(frames), -1)
+            return chunks.reshape(len(frames), 2 * self.expert_steps)
         return np.repeat(frames[:, None], self.features[name].shape[0], axis=1)
 
     def image(self, episode, frame, camera):

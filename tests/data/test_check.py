@@ -118,7 +118,7 @@ def test_what_others_misread_is_reported(recorded: Path, name: str, change: Chan
         ({"total_episodes": 2}, "states `total_episodes` 2, the episode table has 3"),
         ({"splits": {"train": "0:7"}}, "split 'train' as '0:7'; there are 3 episodes"),
         ({"codebase_version": "v3.1"}, "newer than 'v3.0'"),
-        ({"codebase_version": "v2.0"}, "v2.x comes later"),
+        ({"codebase_version": "v1.6"}, "first to v2.0"),
         ({"fps": 5}, "states 10 Hz, the dataset 5 frames a second"),
     ],
 )

@@ -20,6 +20,7 @@ from recordings import EMBODIMENT, episode
 import ideomotor
 from ideomotor.core.errors import UserError
 from ideomotor.data.dataset import Dataset, open_dataset, training_episodes
+from ideomotor.data.lerobot import LeRobotDataset
 from ideomotor.data.lerobot_writer import DatasetWriter
 from ideomotor.data.video import Video
 
@@ -144,18 +145,18 @@ def test_unknown_names_are_answered_with_the_known_ones(recorded: Path) -> None:
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        ("v2.1", "v2.x comes later.*convert_dataset_v21_to_v30"),
-        ("v2.0", "v2.x comes later.*v2.0 first to v2.1"),
+        ("v2.1", "where v3.0 is expected.*data convert"),
+        ("v1.6", "reads v2.0, v2.1 and v3.0.*first to v2.0"),
         ("v3.1", "newer than 'v3.0'.*Update Ideomotor"),
         ("v4.0", "newer than 'v3.0'"),
-        ("latest", "reads 'v3.0'"),
-        (None, "reads 'v3.0'"),
+        ("latest", "reads v2.0, v2.1 and v3.0"),
+        (None, "reads v2.0, v2.1 and v3.0"),
     ],
 )
 def test_other_versions_are_refused_with_a_remedy(folder: Path, version: object, message: str) -> None:
     edit_info(folder, codebase_version=version)
     with pytest.raises(UserError, match=message):
-        open_dataset(folder)
+        LeRobotDataset(folder)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The order of samples: proportions, epochs, resume, and refusal (the laws of performance.md 7)."""
+"""The order of samples: proportions, epochs, resume, and refusal."""
 
 import itertools
 import pickle

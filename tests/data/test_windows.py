@@ -14,7 +14,8 @@ import rlds_writer
 from memory_dataset import MemoryDataset
 
 from ideomotor.core.errors import UserError
-from ideomotor.data.windows import WindowSource, split_episodes, stack
+from ideomotor.core.spec import Camera, Channel, Embodiment
+from ideomotor.data.windows import WholeChunks, WindowSource, split_episodes, stack
 
 CHECKS = 200e-6  # [s] what the run-time checks of shapes add to a window
 
@@ -60,6 +61,15 @@ def test_labels_travel_along_and_can_be_chosen():
     assert list(chosen[2].labels) == ["label.held"]
     with pytest.raises(UserError, match="'label.hold'.*Did you mean 'label.held'"):
         WindowSource(dataset, 1, labels=["label.hold"])
+
+
+def test_a_dataset_without_a_state_has_a_state_of_no_numbers():
+    dataset = MemoryDataset([3, 2])
+    del dataset.features["observation.state"]
+    source = WindowSource(dataset, horizon=2)
+    assert source[3].state.shape == (0,)
+    assert source.state.shape == (5, 0)
+    assert source[3].actions.tolist() == [[1, 0], [1, 1]]
 
 
 def test_an_index_outside_of_the_source_is_an_error():
@@ -138,3 +148,77 @@ def test_the_windows_of_an_rlds_dataset_are_its_frames(tmp_path):
     window = WindowSource(RldsDataset(tmp_path / "toy"), horizon=2)[6]
     assert window.actions.tolist() == [[2.0, 1.0, 0.5], [2.0, 2.0, 0.5]]
     assert (window.images["front"] == rlds_writer.picture(2, 1)).all()
+
+
+# --------------------------------------------------------------------------- at the policy's rate
+
+MOTION = Embodiment(
+    "toy",
+    "toy",
+    10.0,
+    (Channel("dx", "m", mode="delta"), Channel("x", "m")),
+    (Channel("x", "m"),),
+    (Camera("front", 6, 8),),
+)
+
+
+class Moving(MemoryDataset):
+    """Says what its actions are: the episode as a motion, the frame as a place."""
+
+    embodiment = MOTION
+
+
+def test_windows_at_half_the_rate_hold_summed_motions_and_later_places():
+    source = WindowSource(Moving([2, 5]), horizon=2, rate=5.0)
+    assert len(source) == 7  # every recorded frame is seen
+    window = source[3]  # episode 1, frame 1: motions 1 1 1 1, places 1 2 3 4
+    assert window.actions.tolist() == [[2, 2], [2, 4]]
+    assert not window.actions_pad.any()
+    assert source[4].actions.tolist() == [[2, 3], [1, 4]]  # the episode ends after half a step
+    assert not source[4].actions_pad.any()
+    assert source[6].actions.tolist() == [[1, 4], [0, 4]]
+    assert source[6].actions_pad.tolist() == [False, True]
+    assert source[1].actions.tolist() == [[0, 1], [0, 1]]  # never from the next episode
+    assert window.state.tolist() == [100.0]
+
+
+def test_windows_at_twice_the_rate_set_out_from_the_action_before_in_the_same_episode():
+    source = WindowSource(Moving([2, 5]), horizon=4, rate=20.0)
+    assert source[3].actions.tolist() == [[0.5, 0.5], [0.5, 1], [0.5, 1.5], [0.5, 2]]
+    assert source[2].actions.tolist() == [[0.5, 0], [0.5, 0], [0.5, 0.5], [0.5, 1]]
+    assert source[6].actions_pad.tolist() == [False, False, True, True]
+
+
+def test_the_recorded_rate_changes_no_bit_and_no_name():
+    plain, same = WindowSource(Moving([4, 3]), horizon=3), WindowSource(Moving([4, 3]), horizon=3, rate=10.0)
+    assert same.resampling is None
+    assert same.name == plain.name
+    assert [same[i].actions.tolist() for i in range(7)] == [plain[i].actions.tolist() for i in range(7)]
+    assert WindowSource(Moving([4, 3]), horizon=3, rate=5.0).name != plain.name
+
+
+def test_expert_chunks_are_resampled_too_and_must_be_long_enough():
+    class Expert(Moving):
+        pass
+
+    source = WindowSource(Expert([3], expert_steps=4), horizon=2, rate=5.0)
+    # recorded steps of frame 2: motions 200 201 202 203, places 0 -1 -2 -3
+    assert source[2].actions.tolist() == [[401, -1], [405, -3]]
+    with pytest.raises(UserError, match="4 steps; a chunk of 6 was asked for"):
+        WindowSource(Expert([3], expert_steps=4), horizon=3, rate=5.0)
+
+
+def test_whole_chunks_at_another_rate_span_recorded_steps_only():
+    whole = WholeChunks(WindowSource(Moving([2, 5]), horizon=2, rate=5.0))
+    assert [whole.window(i) for i in range(len(whole))] == [2, 3]  # four recorded steps each
+
+
+def test_a_dataset_that_does_not_say_what_it_means_has_no_other_rate():
+    with pytest.raises(UserError, match="cannot be brought to 5 Hz; give an embodiment"):
+        WindowSource(MemoryDataset([3]), horizon=1, rate=5.0)
+
+    class Contradictory(Moving):
+        fps = 15.0
+
+    with pytest.raises(UserError, match="15 frames a second, its embodiment states 10 Hz"):
+        WindowSource(Contradictory([3]), horizon=1, rate=5.0)

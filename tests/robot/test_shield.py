@@ -1100,6 +1100,9 @@ def test_an_allowance_keeps_commands_that_much_further_inside_the_joint_limits(d
         d.joints(HOME + np.array([9.0, 0.0, 0.0, 0.0, 0.0, 0.0, 9.0]))
     assert d.q[0] == pytest.approx(2.8973 - 0.05, abs=1e-6)
     assert d.q[6] == pytest.approx(2.8973 - 0.02, abs=1e-6)
+    for _ in range(600):
+        d.joints(HOME - np.array([9.0, 0.0, 0.0, 0.0, 0.0, 0.0, 9.0]))
+    assert d.q[0] == pytest.approx(-2.8973 + 0.05, abs=1e-6)
     beyond = drive(q=np.where(np.arange(7) == 0, 2.8973 - 0.02, HOME), allowance=(0.03,) + (0.0,) * 6)
     beyond.joints(HOME)
     assert Reason.RECOVERY in beyond.report.reasons

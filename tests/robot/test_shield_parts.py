@@ -569,10 +569,11 @@ def test_the_speed_law_is_kept_by_speeds_and_by_means_with_a_reserve() -> None:
         assert not kept(allowed + 1e-6, 0.0)
         assert not kept(0.0, allowed + 1e-6)
         assert kept(-3.0, -3.0)  # away from the end
-    beyond = np.where(here, 2.8101 - 0.002, home)  # the law allows nothing here: standing and leaving
-    assert one._law_kept(np.stack([beyond, beyond]), np.array([0.01]), np.zeros((1, 7)))
-    assert one._law_kept(np.stack([beyond, beyond - 0.001 * here]), np.array([0.01]), np.zeros((1, 7)))
-    assert not one._law_kept(np.stack([beyond, beyond + 1e-6 * here]), np.array([0.01]), np.zeros((1, 7)))
+    for side in (1.0, -1.0):
+        beyond = np.where(here, side * (2.8101 - 0.002), home)  # the law allows nothing here: standing and leaving
+        assert one._law_kept(np.stack([beyond, beyond]), np.array([0.01]), np.zeros((1, 7)))
+        assert one._law_kept(np.stack([beyond, beyond - side * 0.001 * here]), np.array([0.01]), np.zeros((1, 7)))
+        assert not one._law_kept(np.stack([beyond, beyond + side * 1e-6 * here]), np.array([0.01]), np.zeros((1, 7)))
     assert shield()._law_kept(np.stack([HOME, HOME + 9.0]), np.array([0.01]), np.full((1, 7), 99.0))  # no law, no limit
 
 
@@ -624,7 +625,8 @@ def test_between_samples_every_tick_keeps_the_law(monkeypatch: Any) -> None:
 
     monkeypatch.setattr(one, "_law_kept", law)
     assert one._too_fast_between(memory(home - 0.0002), stop) == [Reason.JOINT_VELOCITY]
-    ((path, steps, _),) = seen
+    ((path, steps, speeds),) = seen
+    assert speeds == 0.0
     assert len(path) >= stop.duration / 0.001 + 1
     np.testing.assert_array_equal(path[0], home - 0.0002)
     np.testing.assert_allclose(path[1:], stop.sample(0.001 * np.arange(len(path) - 1))[0])

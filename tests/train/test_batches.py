@@ -83,4 +83,6 @@ def test_datasets_of_two_embodiments_are_refused_with_both_sides(
 def test_statistics_of_two_datasets_are_those_of_their_union(dataset: Path, second_dataset: Path) -> None:
     both = load_data(replace(config(dataset), data=f"{dataset},{second_dataset}"), None)
     actions = np.concatenate([split.train.actions for split in both.splits]).astype(np.float64)
-    np.testing.assert_allclose(both.pipeline.statistics["action"].q99, np.quantile(actions, 0.99, axis=0), atol=1e-6)
+    np.testing.assert_allclose(
+        both.pipeline.first.statistics["action"].q99, np.quantile(actions, 0.99, axis=0), atol=1e-6
+    )

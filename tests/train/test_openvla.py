@@ -157,7 +157,7 @@ def test_a_version_is_no_name_of_a_dataset(checkpoint: Path, fixtures: Path) -> 
     for path in (folder, folder / "1.0.0"):
         data = load_token_data(settings(checkpoint, path, Path("unused")), checkpoint)
         assert data.pipeline.config.statistics == "bridge_dataset"
-        assert data.pipeline.config.cameras == ("image_0",)
+        assert data.pipeline.config.cameras == ("primary",)  # the standard form of bridge_orig
 
 
 def test_learned_frames_are_resized_by_lanczos_and_augmented_by_their_sample_number(

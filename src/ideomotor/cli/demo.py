@@ -112,12 +112,12 @@ def _evaluate(config: DemoConfig, policy: str, name: str) -> "Evaluation":
 
 def _collect(config: DemoConfig) -> Path:
     from ideomotor.cli.collect import collect
-    from ideomotor.cli.data import View, check, view
+    from ideomotor.cli.data import Check, Read, View, check, view
 
     folder = config.out / "2-demonstrations"
     collect(CollectConfig(str(folder), episodes=config.demonstrations, seed=DEMONSTRATIONS))
-    check(folder)
-    print(f"page: {view(View(folder, config.out / '2-demonstrations.html'))}")
+    check(Check(folder, Read()))
+    print(f"page: {view(View(folder, Read(), config.out / '2-demonstrations.html'))}")
     return folder
 
 

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -61,16 +61,12 @@ def main(arguments: list[str]) -> None:
 
 def write_embodiment(config: PredictConfig, path: Path) -> None:
     """Write the embodiment as a file to be edited: without hash, and without what belongs to the policy."""
-    from ideomotor.core.files import write_bytes
+    from ideomotor.data import described
     from ideomotor.pipeline.openvla import OpenVLAPipeline
     from ideomotor.policy.local import open_pipeline
 
-    if path.exists():
-        raise UserError(f"{path} is there already; choose another --write-embodiment")
     pipeline = open_pipeline(config.policy, config.openvla)
-    value = json.loads(replace(pipeline.embodiment, chunk=None, normalization=None).to_text())
-    del value["hash"]  # it would speak of the file as it was before it is edited
-    write_bytes(path, json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")
+    described.write_embodiment(pipeline.embodiment, path)
     if isinstance(pipeline, OpenVLAPipeline) and pipeline.guess is not None:
         print(f"{path}: a guess.\n{pipeline.guess}\nCorrect the file, then give it as --embodiment {path}")
     else:

@@ -78,11 +78,11 @@ def read_small(path: Path, largest: int) -> bytes:
     Raises:
         UserError: it has more than `largest` bytes.
     """
+    size = path.stat().st_size  # read(largest) would make room for all of it first
+    if size > largest:
+        raise UserError(f"{path} has {size:,} bytes; such a file has at most {largest:,}. Copy it again")
     with path.open("rb") as file:
-        content = file.read(largest + 1)
-    if len(content) > largest:
-        raise UserError(f"{path} has {path.stat().st_size:,} bytes; such a file has at most {largest:,}. Copy it again")
-    return content
+        return file.read(size)
 
 
 def read_text(path: Path) -> str:
@@ -105,20 +105,30 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value: Any = json.loads(read_text(path), parse_constant=_finite, parse_float=_finite)
-        json.dumps(value, ensure_ascii=False).encode()
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); mend the file, or copy it again") from error
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{path} holds half of a surrogate pair ({error.reason}); mend the file, or copy it again"
-        ) from error
     except OverflowError as error:
         raise UserError(f"{path} holds {error}, which is no finite number; write a finite one there") from error
     except ValueError as error:  # a whole number of more digits than Python reads
         raise UserError(f"{path} is not JSON ({error}); mend the file, or copy it again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} should hold a JSON object; mend the file, or copy it again")
+    refuse_half_characters(value, str(path))
     return dict(value)
+
+
+def refuse_half_characters(value: Any, where: str) -> None:
+    """Refuse JSON that no UTF-8 file can hold: half of a surrogate pair, which JSON can write as an escape.
+
+    Raises:
+        UserError: it holds one.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where} holds half of a surrogate pair ({error.reason}); mend the file, or copy it again"
+        ) from error
 
 
 def _finite(text: str) -> float:

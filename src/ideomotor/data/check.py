@@ -1,6 +1,6 @@
 """Find the faults of a dataset: what is damaged, and what other programs would misread without a word."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,17 +24,25 @@ class Fault:
         return f"{self.where}: {self.what}. {self.remedy}" if self.remedy else f"{self.where}: {self.what}"
 
 
-def check_dataset(path: Path) -> list[Fault]:
+def check_dataset(path: Path, opened: Callable[[Path], Dataset] = open_dataset) -> list[Fault]:
     """Return every fault that is found; every table is read and every image decoded.
+
+    Args:
+        path: of the dataset.
+        opened: how it is opened.
 
     Raises:
         UserError: the folder is missing or holds no dataset.
     """
     if (path / "meta").is_dir():
         from ideomotor.data.check_lerobot import lerobot_faults
+        from ideomotor.data.check_lerobot_v2 import lerobot_v2_faults
+        from ideomotor.data.lerobot_info import stated_version
 
-        return list(lerobot_faults(path))
-    dataset = open_dataset(path)
+        version = stated_version(path)
+        second = isinstance(version, str) and version.removeprefix("v").startswith("2.")
+        return list(lerobot_v2_faults(path) if second else lerobot_faults(path))
+    dataset = opened(path)
     return [*column_faults(dataset), *image_faults(dataset), *embodiment_faults(dataset)]
 
 

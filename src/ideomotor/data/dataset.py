@@ -31,14 +31,14 @@ class Feature:
     """One numeric column of a dataset: what a frame holds under this name."""
 
     name: str
-    dtype: str  # numpy's name, or "string"
+    dtype: str  # numpy's name, "string", or "object" where arrays vary in length
     shape: tuple[int, ...]
     names: tuple[str, ...] | None = None  # of the channels, where the dataset states them
 
     @property
     def numeric(self) -> bool:
         """Whether numbers can be computed from it."""
-        return self.dtype != "string"
+        return self.dtype not in ("string", "object")  # object: one array a step, of varying length
 
 
 class _LooksOnly(type(Protocol)):
@@ -220,34 +220,53 @@ def training_episodes(dataset: Dataset) -> range:
     return dataset.splits.get("train", range(len(dataset)))
 
 
-def open_dataset(path: str | Path) -> Dataset:
-    """Open the dataset in a folder: LeRobotDataset v3.0, or RLDS (TFRecord).
+def open_dataset(path: str | Path, reading: Reading = Reading()) -> Dataset:
+    """Open a dataset: LeRobotDataset v2.0, v2.1 or v3.0, RLDS (TFRecord), or HDF5 as robomimic, LIBERO and ALOHA write it.
+
+    Args:
+        path: its folder; an HDF5 file too.
+        reading: what the files do not say themselves.
 
     Raises:
-        UserError: the folder is missing, empty, of an unknown format, or damaged; the message names the file.
+        UserError: it is missing, empty, of an unknown format, or damaged; the message names the file.
     """
     folder = Path(path)
+    if folder.is_file():
+        return _open_hdf5(folder, reading)
     if not folder.is_dir():
-        kind = "is a file" if folder.exists() else "does not exist"
-        raise UserError(f"{folder} {kind}; give the folder of a dataset (LeRobotDataset v3.0 or RLDS)")
+        raise UserError(f"{folder} does not exist; give the folder of a dataset (LeRobotDataset, RLDS or HDF5)")
     if (folder / "meta").is_dir():
-        from ideomotor.data.lerobot import LeRobotDataset
+        from ideomotor.data.lerobot_v2 import open_lerobot
 
-        return LeRobotDataset(folder)
+        return open_lerobot(folder)
     if _looks_like_rlds(folder):
         from ideomotor.data.rlds import RldsDataset
 
-        return RldsDataset(folder)
+        return RldsDataset(folder, reading)
+    if next(folder.glob("*.hdf5"), None) or next(folder.glob("*.h5"), None):
+        return _open_hdf5(folder, reading)
     held = sorted(child.name for child in folder.iterdir())[:5]
     raise UserError(
-        f"{folder} holds no dataset: neither meta/info.json (LeRobotDataset) nor *.tfrecord* files (RLDS);"
+        f"{folder} holds no dataset: neither meta/info.json (LeRobotDataset) nor *.tfrecord* files (RLDS) nor *.hdf5;"
         f" it {'holds ' + ', '.join(held) if held else 'is empty'}. Give the folder that contains them."
     )
 
 
+def _open_hdf5(path: Path, reading: Reading) -> Dataset:
+    """Open HDF5 files after one look in a process of its own: damaged ones can hang or end the one that reads them."""
+    from ideomotor.data.examine import check_once
+    from ideomotor.data.hdf5 import open_hdf5
+
+    check_once(path, reading)
+    return open_hdf5(path, reading)
+
+
 def _looks_like_rlds(folder: Path) -> bool:
-    """RLDS folders are given as `name/version`, or as `name` with one version in it."""
-    return any(
-        next(folder.glob(pattern), None)
-        for pattern in ("features.json", "*.tfrecord*", "*/*.tfrecord*", "*/features.json", "*/*/features.json")
+    """RLDS folders are given as `name/config/version`, or as a folder above it; index files in hidden folders are none."""
+    found = (
+        path
+        for depth in ("", "*/", "*/*/", "*/*/*/")
+        for name in ("features.json", "*.tfrecord*")
+        for path in folder.glob(f"{depth}{name}")
     )
+    return any(not path.parent.name.startswith(".") for path in found)

@@ -1,5 +1,6 @@
 """An episode as the bytes of one parquet file: made where it was recorded (PNG encoding parallelises), written in one step."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from ideomotor.core.types import Episode, Step, Success
 from ideomotor.data.dataset import ACTION, STATE, Feature
 from ideomotor.data.lerobot_episodes import EPISODE_KEY
 from ideomotor.data.lerobot_info import AUTOMATIC
-from ideomotor.data.parquet import ArrowSchema, to_arrow
+from ideomotor.data.parquet import ArrowSchema, ArrowTable, to_arrow
 from ideomotor.data.png import encode_png
-from ideomotor.data.statistics import check_finite, image_summary, lerobot_json, summarize
+from ideomotor.data.statistics import Summary, check_finite, image_summary, lerobot_json, summarize
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGE_PREFIX = "observation.images."
@@ -29,7 +30,7 @@ class EncodedEpisode:
     """What `DatasetWriter.add_encoded` takes; small enough to be sent between processes."""
 
     content: bytes  # a parquet file of one row group
-    embodiment: Embodiment
+    embodiment: Embodiment | None
     features: tuple[Feature, ...]  # state, action, success and labels
     instruction: str
     success: Success
@@ -56,12 +57,17 @@ def encode_episode(episode: Episode) -> EncodedEpisode:
         name: pa.array([{"bytes": encode_png(image), "path": None} for image in column], IMAGE)
         for name, column in images.items()
     }
-    table = pa.table(arrays).replace_schema_metadata({EPISODE_KEY: json.dumps(row, allow_nan=False)})
+    content = episode_bytes(pa.table(arrays), row)
+    return EncodedEpisode(content, episode.embodiment, features, episode.instruction, episode.success, frames)
+
+
+def episode_bytes(table: ArrowTable, row: dict[str, Any]) -> bytes:
+    """Return a table as a parquet file of one row group, with what will be its row of the episode table."""
+    table = table.replace_schema_metadata({EPISODE_KEY: json.dumps(row, allow_nan=False)})
     sink = pa.BufferOutputStream()
     with table_writer(sink, table.schema) as writer:
-        writer.write_table(table, row_group_size=frames)
-    content = sink.getvalue().to_pybytes()
-    return EncodedEpisode(content, episode.embodiment, features, episode.instruction, episode.success, frames)
+        writer.write_table(table, row_group_size=len(table))
+    return sink.getvalue().to_pybytes()
 
 
 def table_writer(sink: Any, schema: ArrowSchema) -> pq.ParquetWriter:
@@ -69,6 +75,20 @@ def table_writer(sink: Any, schema: ArrowSchema) -> pq.ParquetWriter:
     leaf = {field.name: _leaf(field) for field in schema}
     compression: Any = {path: "NONE" if path.endswith(".bytes") else "SNAPPY" for path in leaf.values()}
     return pq.ParquetWriter(sink, schema, compression=compression, use_dictionary=False, write_statistics=False)
+
+
+def finite_rows(values_FD: np.ndarray) -> np.ndarray:
+    """Return the frames without NaN and infinities. Recordings hold none, what others recorded may."""
+    if not np.issubdtype(values_FD.dtype, np.floating):
+        return values_FD
+    finite = np.isfinite(values_FD).all(1)
+    return values_FD if finite.all() else values_FD[finite]
+
+
+def finite_summary(values_FD: np.ndarray) -> Summary:
+    """Return the statistics of the finite frames; zeros of 0 frames if there is none."""
+    kept = finite_rows(values_FD)
+    return summarize(kept) if len(kept) else dataclasses.replace(summarize(np.zeros((1, values_FD.shape[1]))), count=0)
 
 
 def checked_text(text: str) -> str:

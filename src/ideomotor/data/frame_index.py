@@ -1,29 +1,62 @@
 """Random access to the frames of unmodified TFRecord shards: where each record and each encoded image lies.
 
 Encoded images lie verbatim inside of a record, so (offset u64, length u32) per image, 12 bytes, replaces parsing and shuffle
-buffers. The index of a shard is one file, mapped into memory; checksums are verified once, while it is built. It states the
-shard's size and a digest of all its length and checksum words; where they differ it is built again.
+buffers. The index of a shard is one file, mapped into memory; checksums are verified once, while it is built. It states the shard's size,
+its time and a digest of all its length and checksum words; where they differ it is built again. It comes with a dataset from anywhere, so
+what it states is checked before it is used.
 
 E = episodes (records) of the shard, N = frames of the shard.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt32, UInt64
 
-from ideomotor.core import files
 from ideomotor.core.errors import UserError
-from ideomotor.data.example import Feature, Strings, WireError, parse
-from ideomotor.data.tfrecord import HEADER, Shard, Span
+from ideomotor.data.tfrecord import Span
 
-MAGIC = b"IDEOIDX1"
+MAGIC = b"IDEOIDX2"
+FOLDER = ".ideomotor"  # of indices, beside the shards
 _ALIGN = 8  # [bytes] of each array in the file
+_LARGEST_HEADER = 1 << 20  # [bytes]
+
+
+@dataclass(frozen=True)
+class StepFeature:
+    """What the index must know of a feature: how many values a step has, and what they are."""
+
+    key: str
+    per_step: int  # -1: nothing states it
+    kind: Literal["numbers", "integers", "strings", "camera"]
+    optional: bool = False
+
+
+def layout_hash(features: Sequence[StepFeature]) -> str:
+    """Return a name for what an index was built with; others need another one."""
+    return hashlib.sha256(repr(sorted(features, key=lambda feature: feature.key)).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What an index says about its shard."""
+
+    size: int  # [bytes] of the shard
+    mtime_ns: int  # [ns] when the shard was last changed
+    built_ns: int  # [ns] when the index was built
+    layout: str
+    compressed: bool
+    digest: str  # of the length and checksum words of the records
+    records: int
+    frames: int
+    images: tuple[str, ...]  # feature keys
+    damage: str = ""  # why the shard ends after these records, where it does not end there by itself
 
 
 @dataclass(frozen=True)
@@ -38,7 +71,6 @@ class ImagePlaces:
 class FrameIndex:
     """The places of all that can be read from a shard."""
 
-    digest: str  # of the shard's length and checksum words
     record_offset: UInt64[np.ndarray, " E"]
     record_length: UInt64[np.ndarray, " E"]
     episode_start: UInt64[np.ndarray, " E_plus_1"]  # first frame of each episode, and the number of frames
@@ -53,7 +85,7 @@ class FrameIndex:
 
     def num_frames(self, episode: int) -> int:
         """The number of frames of an episode."""
-        return int(self.episode_start[episode + 1] - self.episode_start[episode])
+        return int(self.episode_start[episode + 1]) - int(self.episode_start[episode])
 
     def image(self, episode: int, frame: int, key: str) -> Span:
         """The place of one encoded image in the shard."""
@@ -62,137 +94,117 @@ class FrameIndex:
         return Span(int(place.offset[number]), int(place.length[number]))
 
 
-@dataclass(frozen=True)
-class StepFeature:
-    """What the index must know of a feature: how many values a step has, and whether they are images."""
-
-    key: str
-    per_step: int
-    image: bool
-
-
-def open_index(shard: Shard, features: Sequence[StepFeature], cache: Path) -> FrameIndex:
-    """Return the index of a shard; build it beside the shard, or in `cache` where the folder cannot be written.
-
-    Raises:
-        UserError: the shard is missing or damaged, or a record disagrees with itself.
-    """
-    expected = {
-        "size": len(shard.view),
-        "digest": shard.digest(),
-        "images": sorted(f.key for f in features if f.image),
-    }
-    path = index_path(shard.path, cache)
-    stored = _read(path, expected)
-    if stored is None:
-        files.write_bytes(path, _to_bytes(_build(shard, features, str(expected["digest"])), expected))
-        stored = _read(path, expected)
-        assert stored is not None, "an index just written reads back"
-    return stored
-
-
 def index_path(shard: Path, cache: Path) -> Path:
     """Return where the index of a shard lies: a hidden folder beside it, or the cache where that cannot be written."""
     folder = shard.parent
+    beside = folder / FOLDER
     writable = os.access(folder, os.W_OK) and folder.stat().st_mode & 0o222  # root may write anywhere, but should not
-    return (folder / ".ideomotor" if writable else cache) / f"{shard.name}.index"
+    return (beside if writable and not beside.is_symlink() else cache) / f"{shard.name}.index"
 
 
-def _build(shard: Shard, features: Sequence[StepFeature], digest: str) -> FrameIndex:
-    spans = list(shard.verified())
-    starts, places = [0], {f.key: list[tuple[np.ndarray, np.ndarray]]() for f in features if f.image}
-    for number, span in enumerate(spans):
-        where = f"{shard.path}: record {number} at byte {span.offset - HEADER}"
-        try:
-            parsed = parse(shard.payload(span))
-        except WireError as error:
-            raise UserError(f"{where} is no tf.train.Example: {error}") from error
-        starts.append(starts[-1] + _num_steps(parsed, features, where))
-        for key, found in places.items():
-            strings = parsed[key]
-            assert isinstance(strings, Strings), "_num_steps has refused other kinds"
-            found.append((strings.offset + span.offset, strings.length))
-    return FrameIndex(
-        digest,
-        np.array([s.offset for s in spans], np.uint64),
-        np.array([s.length for s in spans], np.uint64),
-        np.array(starts, np.uint64),
-        {key: ImagePlaces(_joined(found, 0, np.uint64), _joined(found, 1, np.uint32)) for key, found in places.items()},
-    )
-
-
-def _joined(found: list[tuple[np.ndarray, np.ndarray]], part: int, dtype: type) -> np.ndarray:
-    return np.concatenate([pair[part] for pair in found]).astype(dtype) if found else np.zeros(0, dtype)
-
-
-def _num_steps(parsed: Mapping[str, Feature], features: Sequence[StepFeature], where: str) -> int:
-    """Return the number of steps of an episode, on which all of its features must agree."""
-    counts: dict[str, int] = {}
-    for feature in features:
-        values = parsed.get(feature.key)
-        if values is None or (feature.image and not isinstance(values, Strings)):
-            held = ", ".join(sorted(parsed)[:8])
-            raise UserError(
-                f"{where} has no usable '{feature.key}', which features.json declares; it holds {held}, ..."
-            )
-        steps, rest = divmod(len(values), feature.per_step)
-        if rest:
-            raise UserError(
-                f"{where}: '{feature.key}' has {len(values)} values, no multiple of {feature.per_step} a step"
-            )
-        counts[feature.key] = steps
-    if len(set(counts.values())) > 1:
-        raise UserError(f"{where}: its features disagree on the number of steps: {counts}")
-    return next(iter(counts.values()), 0)
-
-
-def _arrays(index: FrameIndex) -> dict[str, np.ndarray]:
-    per_camera = {
-        f"{part} {key}": array
-        for key, place in index.images.items()
-        for part, array in (("offset", place.offset), ("length", place.length))
-    }
-    return {
+def to_bytes(index: FrameIndex, summary: Summary) -> bytes:
+    """Return the file of an index."""
+    arrays = {
         "record_offset": index.record_offset,
         "record_length": index.record_length,
         "episode_start": index.episode_start,
-        **per_camera,
     }
-
-
-def _to_bytes(index: FrameIndex, expected: Mapping[str, Any]) -> bytes:
-    arrays = _arrays(index)
+    for key, place in index.images.items():
+        arrays |= {f"offset {key}": place.offset, f"length {key}": place.length}
     lengths = {name: [array.dtype.str, len(array)] for name, array in arrays.items()}
-    header = json.dumps({**expected, "crc_verified": True, "arrays": lengths}).encode()
+    header = json.dumps({**vars(summary), "crc_verified": True, "arrays": lengths}).encode()
     parts = [
-        MAGIC + len(header).to_bytes(8, "little"),
+        MAGIC,
+        len(header).to_bytes(8, "little"),
         _padded(header),
         *(_padded(a.tobytes()) for a in arrays.values()),
     ]
     return b"".join(parts)
 
 
-def _padded(data: bytes) -> bytes:
-    return data + b"\0" * (-len(data) % _ALIGN)
+def read_summary(path: Path) -> Summary | None:
+    """Return what an index says, or None where there is none that can be read, or not as long as it says."""
+    header = _header(path)
+    summary = None if header is None else _summary(header[0])
+    if header is None or summary is None:
+        return None
+    sizes = [count * np.dtype(dtype).itemsize for _, dtype, count in _arrays(summary)]
+    return summary if header[1] + sum(size + -size % _ALIGN for size in sizes) == path.stat().st_size else None
 
 
-def _read(path: Path, expected: Mapping[str, Any]) -> FrameIndex | None:
-    """Return the stored index, or None where there is none, or not of this shard as it is now."""
-    try:
-        raw = np.memmap(path, np.uint8, "r")
-        length = int.from_bytes(raw[8:16].tobytes(), "little")
-        header: dict[str, Any] = json.loads(raw[16 : 16 + length].tobytes())
-    except (FileNotFoundError, ValueError):  # ValueError: an empty file, or no JSON
-        return None
-    if raw[:8].tobytes() != MAGIC or any(header[key] != value for key, value in expected.items()):
-        return None
+def read_index(path: Path, summary: Summary) -> FrameIndex:
+    """Map an index into memory.
+
+    Raises:
+        UserError: it is not the one of the summary any more, or contradicts itself.
+    """
+    header = _header(path)
+    found = None if header is None else _summary(header[0])
+    if (
+        header is None
+        or found is None
+        or replace(found, mtime_ns=0, built_ns=0) != replace(summary, mtime_ns=0, built_ns=0)
+    ):
+        raise UserError(f"{path} was changed or removed while its dataset was open; open the dataset again")
+    raw, at = np.memmap(path, np.uint8, "r"), header[1]
     arrays: dict[str, np.ndarray] = {}
-    at = 16 + length + -length % _ALIGN
-    for name, (dtype, count) in header["arrays"].items():
+    for name, dtype, count in _arrays(summary):
         size = count * np.dtype(dtype).itemsize
+        if at + size > len(raw):
+            raise _broken(path)
         arrays[name] = np.asarray(raw[at : at + size].view(dtype))
         at += size + -size % _ALIGN
-    images = {key: ImagePlaces(arrays[f"offset {key}"], arrays[f"length {key}"]) for key in header["images"]}
-    return FrameIndex(
-        header["digest"], arrays["record_offset"], arrays["record_length"], arrays["episode_start"], images
-    )
+    images = {key: ImagePlaces(arrays[f"offset {key}"], arrays[f"length {key}"]) for key in summary.images}
+    starts = arrays["episode_start"]
+    if int(starts[0]) or int(starts[-1]) != summary.frames or (starts[1:] < starts[:-1]).any():
+        raise _broken(path)
+    return FrameIndex(arrays["record_offset"], arrays["record_length"], starts, images)
+
+
+def _arrays(summary: Summary) -> list[tuple[str, str, int]]:
+    """Return name, dtype and length of each array: computed and not read, for the file may come from anywhere."""
+    records = [("record_offset", "<u8", 0), ("record_length", "<u8", 0), ("episode_start", "<u8", 1)]
+    found = [(name, dtype, summary.records + more) for name, dtype, more in records]
+    for key in summary.images:
+        found += [(f"offset {key}", "<u8", summary.frames), (f"length {key}", "<u4", summary.frames)]
+    return found
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int] | None:
+    """Return the header of an index and where its arrays begin."""
+    try:
+        with path.open("rb") as file:
+            if file.read(8) != MAGIC:
+                return None
+            length = int.from_bytes(file.read(8), "little")
+            header: Any = json.loads(file.read(length)) if length <= _LARGEST_HEADER else None
+    except (OSError, ValueError, RecursionError):  # ValueError: no JSON
+        return None
+    return (header, 16 + length + -length % _ALIGN) if isinstance(header, dict) else None
+
+
+def _summary(header: dict[str, Any]) -> Summary | None:
+    try:
+        found = Summary(
+            int(header["size"]),
+            int(header["mtime_ns"]),
+            int(header["built_ns"]),
+            str(header["layout"]),
+            bool(header["compressed"]),
+            str(header["digest"]),
+            int(header["records"]),
+            int(header["frames"]),
+            tuple(str(key) for key in header["images"]),
+            str(header["damage"]),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return found if found.records >= 0 and found.frames >= 0 else None
+
+
+def _broken(path: Path) -> UserError:
+    return UserError(f"{path} contradicts itself; remove this file, and it is built again")
+
+
+def _padded(data: bytes) -> bytes:
+    return data + b"\0" * (-len(data) % _ALIGN)

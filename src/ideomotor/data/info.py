@@ -6,7 +6,7 @@ from typing import Any
 
 from ideomotor.core import jsonable
 from ideomotor.core.errors import UserError
-from ideomotor.data.dataset import ACTION, STATE, Dataset
+from ideomotor.data.dataset import ACTION, STATE, Dataset, Noted
 from ideomotor.data.statistics import training_statistics
 
 
@@ -27,9 +27,29 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "embodiment": jsonable.to_json(dataset.embodiment),
         "splits": {name: {"first": split.start, "episodes": len(split)} for name, split in dataset.splits.items()},
         "constant_columns": _constant_columns(dataset),
-        "bytes": sum(path.stat().st_size for path in dataset.path.rglob("*") if path.is_file()),
+        "bytes": sum(path.stat().st_size for path in [dataset.path, *dataset.path.rglob("*")] if path.is_file()),
         "content_hash": dataset.content_hash,
+        "notes": [*(dataset.notes if isinstance(dataset, Noted) else ()), *_meaning(dataset)],
     }
+
+
+def _meaning(dataset: Dataset) -> list[str]:
+    """Return what is known of the numbers beside the dataset: its record of Open X-Embodiment, or that nobody says."""
+    from ideomotor.data.openx.standardized import record_for
+
+    record = record_for(dataset)
+    if record is not None:
+        return [
+            f"Open X-Embodiment record '{record.name}': training reads state {record.formulas[0]}, action {record.formulas[1]}",
+            *([f"dropped: {record.drops}"] if record.drops else []),
+            *record.notes,
+            *(f"open question: {question}" for question in record.questions),
+        ]
+    if dataset.embodiment is None:
+        return [
+            "nothing says what the numbers mean, and training will ask: `ideomotor data guess` writes a guess to correct"
+        ]
+    return []
 
 
 def describe_text(description: dict[str, Any]) -> str:
@@ -51,6 +71,7 @@ def describe_text(description: dict[str, Any]) -> str:
         f"splits      {splits or 'none'}",
         f"constant    {', '.join(description['constant_columns']) or 'no column'}",
         f"columns     {columns}",
+        *(f"note        {printable(note)}" for note in description["notes"]),
         f"instructions ({len(instructions)})",
         *shown,
     ]

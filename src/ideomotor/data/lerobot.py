@@ -1,4 +1,4 @@
-"""LeRobotDataset v3.0 from disk (formats-and-protocols.md 1): columns as arrays, images decoded one at a time."""
+"""LeRobotDataset v3.0 from disk: columns as arrays, images decoded one at a time. Older versions: data/lerobot_v2.py."""
 
 import hashlib
 from collections import OrderedDict
@@ -16,7 +16,7 @@ from ideomotor.core.errors import UserError, unknown
 from ideomotor.core.spec import Camera, Embodiment
 from ideomotor.core.types import Success
 from ideomotor.data.dataset import EpisodeView, Feature, checked_index
-from ideomotor.data.lerobot_episodes import EpisodeRows, read_embodiment, read_episodes, read_tasks
+from ideomotor.data.lerobot_episodes import EpisodeRows, VideoSpan, read_embodiment, read_episodes, read_tasks
 from ideomotor.data.lerobot_info import AUTOMATIC, VERSION, CameraFeature, Info, read_info
 from ideomotor.data.parquet import DAMAGED, damaged, image_bytes, open_parquet, to_numpy
 from ideomotor.data.png import decode_image
@@ -24,6 +24,7 @@ from ideomotor.data.video import Video
 
 KEPT_IMAGES = 64 << 20  # [bytes] of encoded images that stay in memory: neighbouring frames come from one read
 OPEN_VIDEOS = 8
+OPEN_FILES = 64
 _AUTOMATIC = {name: Feature(name, "float32" if name == "timestamp" else "int64", (1,)) for name in AUTOMATIC}
 
 
@@ -33,8 +34,6 @@ class LeRobotDataset:
     An instance belongs to one thread; it travels to other processes as its path.
     """
 
-    format = f"LeRobotDataset {VERSION}"
-
     def __init__(self, path: Path) -> None:
         """Open the dataset in `path`.
 
@@ -42,19 +41,28 @@ class LeRobotDataset:
             UserError: a part is missing, damaged, of another version, or contradicts itself.
         """
         self.path = path
-        self.info: Info = read_info(path)
-        self.rows: list[EpisodeRows] = read_episodes(path, self.info)
+        self.info, self.rows = self._read(path)
         self.embodiment: Embodiment | None = read_embodiment(path)
         self.cameras: Mapping[str, Camera] = _cameras(self.info, self.embodiment)
         self.splits: Mapping[str, range] = _splits(self.info, len(self.rows))
-        self._files: dict[Path, pq.ParquetFile] = {}
+        self._files: OrderedDict[Path, pq.ParquetFile] = OrderedDict()
         self._columns: dict[tuple[Path, str], np.ndarray] = {}
         self._images: OrderedDict[tuple[Path, int, str], list[bytes | None]] = OrderedDict()
         self._images_size = 0  # [bytes]
         self._videos: OrderedDict[Path, Video] = OrderedDict()
 
     def __reduce__(self) -> tuple[type["LeRobotDataset"], tuple[Path]]:
-        return LeRobotDataset, (self.path,)
+        return type(self), (self.path,)
+
+    def _read(self, path: Path) -> tuple[Info, list[EpisodeRows]]:
+        """Read the tables that the rest relies on; the one thing that other versions do differently."""
+        info = read_info(path)
+        return info, read_episodes(path, info)
+
+    @property
+    def format(self) -> str:
+        """Name and version."""
+        return f"LeRobotDataset {VERSION}"
 
     @property
     def fps(self) -> float:
@@ -89,7 +97,7 @@ class LeRobotDataset:
         task = int(self.column(episode, "task_index")[0])
         if task not in self.tasks:
             raise UserError(
-                f"{self.path}, episode {episode}: task {task} is not in meta/tasks.parquet, which has {sorted(self.tasks)}"
+                f"{self.path}, episode {episode}: task {task} is not in the table of tasks, which has {sorted(self.tasks)}"
             )
         return self.tasks[task]
 
@@ -114,13 +122,30 @@ class LeRobotDataset:
         where = f"{self.path}, episode {episode}, frame {frame}, camera '{camera}'"
         if feature.video:
             return self._video_frame(rows, frame, feature, where)
-        content = self.encoded_image(rows, frame, feature)
+        content = self._stored_image(rows, frame, feature)
         if content is None:
             raise UserError(f"{where}: the image is not in the table; embed it (`bytes`), a path alone is not read")
         return decode_image(content, feature.height, feature.width, where)
 
-    def encoded_image(self, rows: EpisodeRows, frame: int, camera: CameraFeature) -> bytes | None:
-        """Return the stored PNG or JPEG, None where there is none."""
+    def encoded_image(self, episode: int, frame: int, camera: str) -> bytes | None:
+        """Return the stored PNG or JPEG, None where there is none (or a video instead)."""
+        if camera not in self.info.cameras:
+            raise unknown("camera", camera, self.info.cameras)
+        feature, rows = self.info.cameras[camera], self.rows[episode]
+        frame = checked_index(frame, rows.length, "frame", f"{self.path}, episode {episode}")
+        return None if feature.video else self._stored_image(rows, frame, feature)
+
+    def video_frames(self, episode: int, camera: str) -> tuple[Path, np.ndarray] | None:
+        """Return the mp4 of an episode and, for each row, the number of its frame there; None where there is no video."""
+        feature, rows = self.info.cameras[camera], self.rows[episode]
+        span = rows.videos.get(feature.key) if feature.video else None
+        return span and (span.path, self._video_numbers(rows, span))
+
+    def _video_numbers(self, rows: EpisodeRows, span: VideoSpan) -> np.ndarray:
+        """Return the number of each row's frame in the mp4."""
+        return round(span.start * self.fps) + np.arange(rows.length)
+
+    def _stored_image(self, rows: EpisodeRows, frame: int, camera: CameraFeature) -> bytes | None:
         file, row = self._file(rows.path), rows.start + frame
         starts = self._group_starts(rows.path)
         group = int(np.searchsorted(starts, row, side="right")) - 1
@@ -128,9 +153,16 @@ class LeRobotDataset:
         if key not in self._images:
             try:
                 read = file.read_row_group(group, columns=[camera.key])
+                read.validate(full=True)
                 if camera.key not in read.column_names:
                     raise self._lacks(rows.path, camera.key)
-                self._remember_images(key, image_bytes(read[camera.key]))
+                images = image_bytes(read[camera.key])
+                if len(images) != (rows_stated := file.metadata.row_group(group).num_rows):
+                    raise UserError(
+                        f"{rows.path}, column '{camera.key}': row group {group} holds {len(images)} of {rows_stated} images;"
+                        " restore the file from a copy of the dataset"
+                    )
+                self._remember_images(key, images)
             except DAMAGED as error:
                 raise error if isinstance(error, UserError) else damaged(rows.path, error) from error
         self._images.move_to_end(key)
@@ -171,6 +203,7 @@ class LeRobotDataset:
                 raise unknown("column", name, [*self.features, *_AUTOMATIC])
             try:
                 read = self._file(path).read(columns=[name])
+                read.validate(full=True)
             except DAMAGED as error:
                 raise error if isinstance(error, UserError) else damaged(path, error) from error
             if name not in read.column_names:
@@ -188,6 +221,9 @@ class LeRobotDataset:
                     f" {self.path}` and restore the files from a copy of the dataset"
                 )
             self._files[path] = file
+            if len(self._files) > OPEN_FILES:
+                self._files.popitem(last=False)
+        self._files.move_to_end(path)
         return self._files[path]
 
     @cached_property
@@ -209,14 +245,17 @@ class LeRobotDataset:
         metadata = self._file(path).metadata
         keys = {camera.key for camera in self.info.cameras.values()}
         found: list[Any] = []
-        for group in range(metadata.num_row_groups):
-            chunks = [metadata.row_group(group).column(c) for c in range(metadata.num_columns)]
-            sizes = {
-                c.path_in_schema: c.total_uncompressed_size
-                for c in chunks
-                if c.path_in_schema.removesuffix(".bytes") in keys
-            }
-            found.append(sizes)
+        try:
+            for group in range(metadata.num_row_groups):
+                chunks = [metadata.row_group(group).column(c) for c in range(metadata.num_columns)]
+                sizes = {
+                    c.path_in_schema: c.total_uncompressed_size
+                    for c in chunks
+                    if c.path_in_schema.removesuffix(".bytes") in keys
+                }
+                found.append(sizes)
+        except DAMAGED as error:
+            raise damaged(path, error) from error
         return found
 
     def _remember_images(self, key: tuple[Path, int, str], images: list[bytes | None]) -> None:
@@ -237,7 +276,7 @@ class LeRobotDataset:
             if len(self._videos) > OPEN_VIDEOS:
                 self._videos.popitem(last=False)[1].close()
         self._videos.move_to_end(span.path)
-        image = self._videos[span.path].frame(round(span.start * self.fps) + frame)
+        image = self._videos[span.path].frame(int(self._video_numbers(rows, span)[frame]))
         if image.shape[:2] != (camera.height, camera.width):
             raise UserError(
                 f"{where}: the video is {image.shape[0]} x {image.shape[1]} (height x width), declared are"

@@ -1,20 +1,24 @@
-"""`meta/info.json` of a LeRobotDataset v3.0, checked: it comes from strangers and decides which files are opened."""
+"""`meta/info.json` of a LeRobotDataset, checked: it comes from strangers and decides which files are opened."""
 
 import json
 import re
 import string
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 import numpy as np
 
+from ideomotor.core import files
 from ideomotor.core.errors import UserError
 from ideomotor.data.dataset import Feature
 
 VERSION = "v3.0"
+READ = "v2.0, v2.1 and v3.0"  # the versions, for people
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 TASKS_PATH = "meta/tasks.parquet"
 AUTOMATIC = ("timestamp", "frame_index", "episode_index", "index", "task_index")  # columns that lerobot adds itself
@@ -23,6 +27,18 @@ LARGEST_INFO = 16 << 20  # [bytes]; real ones have some kilobytes
 LARGEST_FRAME = 1 << 20  # numbers of one column in one frame
 LARGEST_SIDE = 1 << 14  # [px]
 LARGEST_TEMPLATE = 256  # characters
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What info.json says differently from version to version."""
+
+    versions: tuple[str, ...]  # those that are laid out so
+    data_path: str  # where the tables lie if info.json does not say
+    fields: frozenset[str]  # what the path of a table may hold
+
+
+V3 = Layout((VERSION,), DATA_PATH, frozenset({"chunk_index", "file_index"}))
 
 
 @dataclass(frozen=True)
@@ -45,7 +61,7 @@ class Info:
     fps: float
     features: dict[str, Feature]  # without images and automatic columns
     cameras: dict[str, CameraFeature]  # by role
-    declared: tuple[str, ...]  # every feature, automatic ones and unreadable kinds included
+    declared: Mapping[str, Any]  # every feature as it is written there, automatic ones and unreadable kinds included
     total_episodes: int
     total_frames: int
     total_tasks: int
@@ -56,7 +72,7 @@ class Info:
     splits: dict[str, str]
 
 
-def read_info(root: Path) -> Info:
+def read_info(root: Path, layout: Layout = V3) -> Info:
     """Read and check `meta/info.json`.
 
     Raises:
@@ -64,7 +80,7 @@ def read_info(root: Path) -> Info:
     """
     path = root / "meta" / "info.json"
     value = _read_object(path)
-    check_version(value.get("codebase_version"), path)
+    check_version(value.get("codebase_version"), path, layout)
     declared = _object(value, "features", path)
     features, cameras = _features(declared, path)
     fps = value.get("fps")
@@ -76,45 +92,58 @@ def read_info(root: Path) -> Info:
         fps=float(fps),
         features=features,
         cameras=cameras,
-        declared=tuple(declared),
+        declared=declared,
         total_episodes=_count(value, "total_episodes", path),
         total_frames=_count(value, "total_frames", path),
         total_tasks=_count(value, "total_tasks", path),
         chunks_size=max(1, _count(value, "chunks_size", path, default=1000)),
-        data_path=checked_template(
-            value.get("data_path", DATA_PATH), {"chunk_index", "file_index"}, f"{path}: `data_path`"
-        ),
+        data_path=checked_template(value.get("data_path", layout.data_path), layout.fields, f"{path}: `data_path`"),
         video_path=None
         if video_path is None
-        else checked_template(video_path, {"video_key", "chunk_index", "file_index"}, f"{path}: `video_path`"),
+        else checked_template(video_path, layout.fields | {"video_key"}, f"{path}: `video_path`"),
         robot_type=robot_type if isinstance(robot_type, str) else None,
         splits={str(k): v for k, v in _object(value, "splits", path, default={}).items() if isinstance(v, str)},
     )
 
 
-def check_version(version: Any, path: Path) -> None:
-    """Refuse every version but v3.0.
+def stated_version(root: Path) -> Any:
+    """Return the version that `meta/info.json` states, whatever it is.
 
     Raises:
-        UserError: with the way to convert an older one.
+        UserError: the file is missing or not JSON.
+    """
+    return _read_object(root / "meta" / "info.json").get("codebase_version")
+
+
+def check_version(version: Any, path: Path, layout: Layout = V3) -> None:
+    """Refuse every version but those of the layout.
+
+    Raises:
+        UserError: with what to do about an older or newer one.
     """
     match = re.fullmatch(r"v?(\d{1,4})\.(\d{1,4})", version) if isinstance(version, str) else None
     if match is None:
-        raise UserError(f"{path}: `codebase_version` is {version!r}; this version of Ideomotor reads '{VERSION}'")
+        raise UserError(f"{path}: `codebase_version` is {version!r}; this version of Ideomotor reads {READ}")
     found = (int(match[1]), int(match[2]))
+    if f"v{found[0]}.{found[1]}" in layout.versions:
+        return
+    if found < (2, 0):
+        raise UserError(
+            f"{path}: `codebase_version` is '{version}'; this version of Ideomotor reads {READ}. Convert it with the"
+            " lerobot of its time, first to v2.0 (lerobot/common/datasets/v2/convert_dataset_v1_to_v2.py)"
+        )
     if found < (3, 0):
         raise UserError(
-            f"{path}: `codebase_version` is '{version}'; this version of Ideomotor reads '{VERSION}' (v2.x comes later)."
-            " Convert it with lerobot: python -m lerobot.datasets.v30.convert_dataset_v21_to_v30 (v2.0 first to v2.1)"
+            f"{path}: `codebase_version` is '{version}', where {' or '.join(layout.versions)} is expected;"
+            " `ideomotor data convert` turns one into the other"
         )
-    if found > (3, 0):
-        raise UserError(
-            f"{path}: `codebase_version` is '{version}', newer than '{VERSION}', which is what this version of Ideomotor"
-            f" reads; its columns may mean something else. Update Ideomotor, or export the dataset as {VERSION}"
-        )
+    raise UserError(
+        f"{path}: `codebase_version` is '{version}', newer than '{VERSION}', which is what this version of Ideomotor"
+        f" reads; its columns may mean something else. Update Ideomotor, or export the dataset as {VERSION}"
+    )
 
 
-def checked_template(template: Any, fields: set[str], where: str) -> str:
+def checked_template(template: Any, fields: AbstractSet[str], where: str) -> str:
     """Return a path template after making sure that it can name nothing outside of the dataset.
 
     >>> checked_template("../{file_index}", {"file_index"}, "`data_path`")
@@ -155,7 +184,7 @@ def checked_template(template: Any, fields: set[str], where: str) -> str:
 def _read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(
-            f"{path} is missing; the folder above `meta` should be a LeRobotDataset {VERSION}, give another one"
+            f"{path} is missing; the folder above `meta` should be a LeRobotDataset ({READ}), give another one"
         )
     if path.stat().st_size > LARGEST_INFO:
         raise UserError(f"{path} has {path.stat().st_size} bytes; at most {LARGEST_INFO} are read: it is no info.json")
@@ -165,6 +194,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not JSON ({error}); restore it from a copy of the dataset") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a {type(value).__name__}; it should hold a JSON object")
+    files.refuse_half_characters(value, str(path))
     return cast("dict[str, Any]", value)
 
 
@@ -222,21 +252,26 @@ def _names(names: Any, shape: tuple[int, ...]) -> tuple[str, ...] | None:
     """Flatten the forms that `names` takes in the field: a list, a nested list, an object of lists."""
     if isinstance(names, dict):
         names = list(cast("dict[str, Any]", names).values())
-    while isinstance(names, list) and len(cast("list[Any]", names)) == 1 and isinstance(names[0], list):
-        names = cast("list[Any]", names[0])
+    names = _unnested(names)
     if not isinstance(names, list) or len(cast("list[Any]", names)) != shape[-1:][0]:
         return None
     return tuple(str(name) for name in cast("list[Any]", names))
+
+
+def _unnested(names: Any) -> Any:
+    while isinstance(names, list) and len(cast("list[Any]", names)) == 1 and isinstance(names[0], list):
+        names = cast("list[Any]", names[0])
+    return names
 
 
 def _camera(key: str, entry: dict[str, Any], shape: tuple[int, ...], where: str) -> CameraFeature:
     """Find out height and width by the axis names: converters write [H, W, C] as well as [C, H, W]."""
     if len(shape) != 3:
         raise UserError(f"{where} has the shape {list(shape)}; an image has three axes")
-    names = entry.get("names")
-    letters = [str(name)[:1] for name in cast("list[Any]", names)] if isinstance(names, list) else ["h", "w", "c"]
-    if sorted(letters) != ["c", "h", "w"]:
-        letters = ["h", "w", "c"]
+    names = _unnested(entry.get("names"))
+    letters = [str(name)[:1] for name in cast("list[Any]", names)] if isinstance(names, list) else []
+    if sorted(letters) != ["c", "h", "w"]:  # unnamed axes: channels are few
+        letters = ["c", "h", "w"] if shape[0] <= 4 < shape[2] else ["h", "w", "c"]
     sizes = dict(zip(letters, shape, strict=True))
     if max(sizes["h"], sizes["w"]) > LARGEST_SIDE or sizes["c"] > 4:
         raise UserError(

@@ -26,8 +26,11 @@ from ideomotor.core.errors import UserError
 from ideomotor.core.spec import Embodiment, check_same
 from ideomotor.core.types import Episode
 from ideomotor.data.dataset import Feature
-from ideomotor.data.episode import IMAGE_PREFIX, EncodedEpisode, encode_episode, table_writer
-from ideomotor.data.lerobot import LeRobotDataset
+from ideomotor.data.episode import (
+    EncodedEpisode,
+    encode_episode,
+    table_writer,
+)
 from ideomotor.data.lerobot_episodes import (
     RECORDING,
     episode_files,
@@ -37,15 +40,24 @@ from ideomotor.data.lerobot_episodes import (
     recorded_files,
     recorded_row,
 )
-from ideomotor.data.lerobot_info import AUTOMATIC, DATA_PATH, EPISODES_PATH, TASKS_PATH, VERSION, read_info
+from ideomotor.data.lerobot_form import Form, declared_features, form_of
+from ideomotor.data.lerobot_info import (
+    AUTOMATIC,
+    DATA_PATH,
+    EPISODES_PATH,
+    TASKS_PATH,
+    VERSION,
+    VIDEO_PATH,
+    read_info,
+)
+from ideomotor.data.lerobot_statistics import dataset_statistics
 from ideomotor.data.parquet import ArrowTable
-from ideomotor.data.statistics import Summary, compute, histogram_summary, lerobot_json, summarize
+from ideomotor.data.statistics import lerobot_json, summarize
 
 __all__ = ["DatasetWriter", "EncodedEpisode", "encode_episode"]
 
 FILE_SIZE = 100 << 20  # [bytes] of a large file, lerobot's default
 CHUNK = 1000  # files in one folder
-SAMPLED_IMAGES = 1000  # per camera, evenly spaced, for meta/stats.json
 _PANDAS = {
     "index_columns": ["task"],
     "column_indexes": [],
@@ -69,17 +81,21 @@ class DatasetWriter:
     Other processes encode (`encode_episode`), this one writes (`add_encoded`).
     """
 
-    def __init__(self, folder: Path, embodiment: Embodiment, file_size: int = FILE_SIZE) -> None:
+    def __init__(self, folder: Path, form: Embodiment | Form, file_size: int = FILE_SIZE) -> None:
         """Begin a dataset in `folder`, or go on with the one that is there.
+
+        A form without embodiment is for a caller that knows the folder to be its own.
 
         Raises:
             UserError: the folder holds something else, a dataset of another embodiment, or is being written by another process.
         """
-        self.folder, self.embodiment, self.file_size = folder, embodiment, file_size
+        self.folder, self.file_size = folder, file_size
+        self.form = form_of(form) if isinstance(form, Embodiment) else form
+        self.embodiment = self.form.embodiment
         with _storage_errors(folder):
-            existing = _existing_embodiment(folder)
-            if existing is not None:
-                check_same(embodiment, existing, "the recording", f"the dataset in {folder}")
+            existing = _existing_embodiment(folder) if self.embodiment else None
+            if existing is not None and self.embodiment:
+                check_same(self.embodiment, existing, "the recording", f"the dataset in {folder}")
             (folder / RECORDING).mkdir(parents=True, exist_ok=True)
             self._lock = _lock(folder)
             try:
@@ -102,8 +118,8 @@ class DatasetWriter:
             with _storage_errors(self.folder):
                 self._recover()  # it may have come in the middle of a write: what is on disk counts
             self.close()
-        else:  # the disk may be full: what is on it already is safe, and the next writer goes on from there
-            self._lock.close()
+        else:
+            self.abandon()
 
     @property
     def num_episodes(self) -> int:
@@ -121,6 +137,8 @@ class DatasetWriter:
             UserError: another embodiment or other labels than the dataset has, or no space.
         """
         if episode.embodiment != self.embodiment:
+            assert episode.embodiment, "both are known, or neither is"
+            assert self.embodiment, "both are known, or neither is"
             check_same(episode.embodiment, self.embodiment, "the episode", f"the dataset in {self.folder}")
         self._check_features(episode.features)
         path = self.folder / RECORDING / f"episode-{self.num_episodes:06d}.parquet"
@@ -131,13 +149,17 @@ class DatasetWriter:
             if self._waiting_size >= self.file_size:
                 self._join()
 
+    def abandon(self) -> None:
+        """Release the folder as it is (the disk may be full): what is on it is safe, and the next writer goes on from there."""
+        self._lock.close()
+
     def close(self) -> None:
         """Join what waits, write statistics and totals, and release the folder."""
         with _storage_errors(self.folder), self._lock:
             self._join()
             info = read_info(self.folder)
             if (info.total_episodes, info.total_frames) != (self._committed, self._frames):
-                files.write_json(self.folder / "meta" / "stats.json", _dataset_statistics(self.folder))
+                files.write_json(self.folder / "meta" / "stats.json", dataset_statistics(self.folder))
                 self._write_info(self._features)
             (self.folder / RECORDING / "lock").unlink()
             (self.folder / RECORDING).rmdir()
@@ -145,7 +167,8 @@ class DatasetWriter:
     def _begin(self) -> None:
         self._features: tuple[Feature, ...] = ()
         self._committed, self._frames, self._tasks = 0, 0, dict[str, int]()
-        files.write_bytes(self.folder / "meta" / "embodiment.json", self.embodiment.to_text().encode())
+        if self.embodiment:
+            files.write_bytes(self.folder / "meta" / "embodiment.json", self.embodiment.to_text().encode())
         self._write_info(())
 
     def _recover(self) -> None:
@@ -225,22 +248,24 @@ class DatasetWriter:
         """Return a recorded episode with its global numbers, and its row of the episode table."""
         table = pq.read_table(source, memory_map=True)
         recorded = recorded_row(source, table.schema)
-        task = self._tasks.setdefault(recorded["instruction"], len(self._tasks))
+        spans: list[tuple[str, int]] = recorded.get("spans") or [(recorded["instruction"], len(table))]
+        tasks = [self._tasks.setdefault(text, len(self._tasks)) for text, _ in spans]
         length = len(table)
         numbers = {
             "episode_index": np.full(length, episode),
             "index": np.arange(first, first + length),
-            "task_index": np.full(length, task),
+            "task_index": np.repeat(tasks, [frames for _, frames in spans]),
         }
         row: dict[str, Any] = {
             "episode_index": episode,
-            "tasks": [recorded["instruction"]],
+            "tasks": list(dict.fromkeys(text for text, _ in spans)),
             "length": length,
             "dataset_from_index": first,
             "dataset_to_index": first + length,
             "data/chunk_index": self._file // CHUNK,
             "data/file_index": self._file % CHUNK,
             "success": recorded["success"],
+            **recorded.get("columns", {}),
         }
         stats = dict(recorded["stats"])
         for name, values in numbers.items():
@@ -257,19 +282,10 @@ class DatasetWriter:
             pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(_PANDAS)}), temporary)
 
     def _write_info(self, features: Sequence[Feature]) -> None:
-        fps = self.embodiment.rate_hz
-        declared: dict[str, Any] = {
-            f.name: {"dtype": f.dtype, "shape": list(f.shape), "names": list(f.names) if f.names else None}
-            for f in features
-        }
-        for key, camera in zip(self._image_keys(), self.embodiment.cameras, strict=True):
-            names = ["height", "width", "channels"]
-            declared[key] = {"dtype": "image", "shape": [camera.height, camera.width, 3], "names": names}
-        for name in AUTOMATIC:
-            declared[name] = {"dtype": "float32" if name == "timestamp" else "int64", "shape": [1], "names": None}
+        fps = self.form.fps
         value = {
             "codebase_version": VERSION,
-            "robot_type": self.embodiment.robot,
+            "robot_type": self.form.robot,
             "total_episodes": self._committed,
             "total_frames": self._frames,
             "total_tasks": len(self._tasks),
@@ -279,8 +295,8 @@ class DatasetWriter:
             "fps": int(fps) if float(fps).is_integer() else fps,
             "splits": {"train": f"0:{self._committed}"},
             "data_path": DATA_PATH,
-            "video_path": None,
-            "features": declared,
+            "video_path": VIDEO_PATH if any(camera.video for camera in self.form.cameras) else None,
+            "features": declared_features(features, self.form),
         }
         files.write_json(self.folder / "meta" / "info.json", value)
 
@@ -288,7 +304,7 @@ class DatasetWriter:
         return self.folder / DATA_PATH.format(chunk_index=self._file // CHUNK, file_index=self._file % CHUNK)
 
     def _image_keys(self) -> list[str]:
-        return [IMAGE_PREFIX + camera.role for camera in self.embodiment.cameras]
+        return [camera.key for camera in self.form.cameras if not camera.video]
 
 
 def _existing_embodiment(folder: Path) -> Embodiment | None:
@@ -336,7 +352,7 @@ def _number(path: Path) -> int:
 
 def _episode_rows(rows: list[dict[str, Any]]) -> ArrowTable:
     columns: dict[str, Any] = {}
-    for name in rows[0]:
+    for name in rows[0]:  # all have the same
         columns[name] = pa.array([row[name] for row in rows], _row_type(name, rows[0][name]))
     return pa.table(columns)
 
@@ -345,30 +361,8 @@ def _row_type(name: str, example: Any) -> Any:
     if name == "tasks":
         return pa.list_(pa.string())
     if not name.startswith("stats/"):
-        return pa.string() if isinstance(example, str) else pa.int64()
+        return {str: pa.string(), float: pa.float64()}.get(type(example), pa.int64())
     if name.endswith("/count"):
         return pa.list_(pa.int64())
     nested = isinstance(example[0], list)
     return pa.list_(pa.list_(pa.list_(pa.float64()))) if nested else pa.list_(pa.float64())
-
-
-def _dataset_statistics(folder: Path) -> dict[str, Any]:
-    """Return `meta/stats.json`: exact for numbers, over evenly spaced images for cameras."""
-    dataset = LeRobotDataset(folder)
-    numeric = [name for name, feature in dataset.features.items() if feature.numeric]
-    result: dict[str, Any] = {}
-    for name in [*numeric, *AUTOMATIC]:
-        result[name] = lerobot_json(compute(dataset, range(len(dataset)), [name])[name], image=False)
-    for role, camera in dataset.info.cameras.items():
-        result[camera.key] = lerobot_json(_camera_statistics(dataset, role), image=True)
-    return result
-
-
-def _camera_statistics(dataset: LeRobotDataset, role: str) -> Summary:
-    frames = [(e, f) for e in range(len(dataset)) for f in range(dataset.length(e))]
-    chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, min(len(frames), SAMPLED_IMAGES)).round().astype(int)]
-    counts = np.zeros((3, 256), np.int64)
-    for episode, frame in chosen:
-        image = dataset.image(episode, frame, role)
-        counts += np.stack([np.bincount(image[..., c].reshape(-1), minlength=256) for c in range(3)])
-    return histogram_summary(counts, len(chosen))

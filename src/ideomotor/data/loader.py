@@ -30,6 +30,7 @@ Batch = dict[str, np.ndarray]
 Encode = Callable[[list[Window]], Batch]  # Pipeline.encode; must be picklable where there are workers
 
 DRAWN_TOGETHER = 4096  # sample numbers that are looked up in one query: a small query costs more a sample
+DRAWS_KEPT = 4  # queries
 SLOTS = 2  # batches in the making per worker
 SPARE = 1.25  # room in a slot, in sizes of the first batch
 
@@ -46,6 +47,17 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Window: ...
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much of the samples one source was to give, and gave."""
+
+    name: str
+    asked: float  # [fraction] its weight
+    realized: float  # [fraction] of the samples so far
+    samples: int
+    epochs: float  # how often each of its windows was seen
 
 
 @dataclass(frozen=True)
@@ -79,7 +91,7 @@ class Loader:
         self.encode = encode
         self.mixture = Mixture([s.name for s in sources], [len(s) for s in sources], weights, config.seed)
         self._steps_together = max(1, DRAWN_TOGETHER // config.batch_size)
-        self._draws = functools.lru_cache(maxsize=4)(self._draw_steps)
+        self._draws = functools.lru_cache(maxsize=DRAWS_KEPT)(self._draw_steps)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.sources, self.mixture.weights, self.config, self.encode)
@@ -116,6 +128,27 @@ class Loader:
         if self.config.workers == 0:
             return (self.batch(step, rank, world) for step in steps)
         return _parallel(self, steps, rank, world)
+
+    def shares(self, step: int) -> list[Share]:
+        """Return what each source was to give and gave before `step`, all ranks together; nothing has to be counted for it."""
+        counts = self.mixture.counts(0, step * self.config.batch_size)
+        weights = np.asarray(self.mixture.weights) / sum(self.mixture.weights)
+        total = max(int(counts.sum()), 1)
+        return [
+            Share(name, float(weight), count / total, count, count / size)
+            for name, weight, count, size in zip(
+                self.mixture.names, weights, counts.tolist(), self.mixture.sizes.tolist(), strict=True
+            )
+        ]
+
+    def slot_size(self, batch: Batch) -> int:
+        """Return the bytes of shared memory for one batch like this one; a worker has `SLOTS` of them."""
+        return int(SPARE * sum(_aligned(array.nbytes) for array in batch.values())) + 4096
+
+    @property
+    def draws_kept(self) -> int:
+        """The bytes of sample numbers that are looked up ahead, at most."""
+        return DRAWS_KEPT * 3 * 8 * self._steps_together * self.config.batch_size
 
     def state(self, step: int) -> dict[str, Any]:
         """Return what a checkpoint stores to go on at `step`."""
@@ -186,7 +219,7 @@ def _parallel(loader: Loader, steps: Iterator[int], rank: int, world: int) -> It
     if first_step is None:
         return
     first = loader.batch(first_step, rank, world)
-    room = int(SPARE * sum(_aligned(a.nbytes) for a in first.values())) + 4096
+    room = loader.slot_size(first)
     workers = [_Worker(loader, rank, world, room) for _ in range(loader.config.workers)]
     try:
         asked = [(worker, step) for _ in range(SLOTS) for worker, step in zip(workers, steps, strict=False)]

@@ -1,7 +1,7 @@
 """The order of training samples as a pure function: (seed, global sample number) -> (source, epoch, element).
 
 Nothing is drawn, so nothing has to be stored: a run resumes exactly from one integer, at the same cost wherever it stopped, and any
-number of ranks and workers sees one and the same global order (performance.md 7 has the comparison with other engines).
+number of ranks and workers sees one and the same global order.
 
 Sample numbers come in blocks of B. A keyed permutation of [0, B) lays the quota of each source over a block; within a
 source the k-th draw takes element k of an endless row of epochs, each of them a keyed permutation of the source.
@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt64
+from jaxtyping import Int64, UInt16, UInt64
 
 from ideomotor.core.errors import UserError
 
 BLOCK = 1 << 16  # numbers in a block: shares are exact to 0.0015 %
 ROUNDS = 8  # Feistel rounds; four are far from uniform on small domains
 EXPLICIT_BELOW = 1 << 16  # smaller domains are shuffled once and kept: a Feistel network is poor on them
+PATTERNS_KEPT = 8  # blocks whose pattern is kept
+ORDERS_KEPT = 2  # orders of a source that are kept, on average: an epoch ends while the next begins
 _GOLDEN = 0x9E3779B97F4A7C15  # SplitMix64's increment (Steele, Lea, Flood 2014)
 _ROUND_CONSTANTS = tuple((2 * j + 1) * _GOLDEN & 0xFFFFFFFFFFFFFFFF for j in range(ROUNDS))  # odd, so no key is lost
 
@@ -60,9 +62,9 @@ class Mixture:
         self.seed = seed
         self.block = block
         self.quotas = quotas(self.weights, block)
-        self._pattern = functools.lru_cache(maxsize=8)(self._make_pattern)
+        self._pattern = functools.lru_cache(maxsize=PATTERNS_KEPT)(self._make_pattern)
         self._epoch_key = functools.lru_cache(maxsize=max(1024, 4 * len(names)))(self._make_epoch_key)
-        self._shuffle = functools.lru_cache(maxsize=max(64, 4 * len(names)))(self._make_shuffle)
+        self._shuffle = functools.lru_cache(maxsize=self._orders_kept)(self._make_shuffle)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.names, self.sizes.tolist(), self.weights, self.seed, self.block)
@@ -92,30 +94,52 @@ class Mixture:
         by_source = np.argsort(source, kind="stable")
         rank = np.empty(self.block, np.int64)
         rank[by_source] = np.arange(self.block) - np.repeat(np.cumsum(self.quotas) - self.quotas, self.quotas)
-        return source.astype(np.int64), rank
+        return source, rank.astype(np.uint32)
 
-    def _make_shuffle(self, d: int, e: int) -> np.ndarray:
-        return _shuffled(int(self.sizes[d]), self._epoch_key(d, e))
+    def _make_shuffle(self, d: int, e: int) -> UInt16[np.ndarray, " N"]:
+        return _shuffled(int(self.sizes[d]), self._epoch_key(d, e)).astype(np.uint16)
 
     def _make_epoch_key(self, d: int, e: int) -> int:
         return _key(self.seed, 2, d, e)
 
     def _elements(self, source: np.ndarray, epoch: np.ndarray, index: np.ndarray) -> Int64[np.ndarray, " B"]:
+        """Return the element at place `index` of each epoch of each source; draws of one epoch are looked up together."""
+        order = np.lexsort((epoch, source))
+        starts = np.flatnonzero(np.diff(source[order], prepend=-1) | np.diff(epoch[order], prepend=-1))
         element = np.empty_like(index)
-        size = self.sizes[source]
-        small = size < EXPLICIT_BELOW
-        element[small] = [
-            self._shuffle(d, e)[i]
-            for d, e, i in zip(source[small].tolist(), epoch[small].tolist(), index[small].tolist(), strict=True)
-        ]
-        if not small.all():
-            large = ~small
-            pairs = zip(source[large].tolist(), epoch[large].tolist(), strict=True)
-            keys = np.array([self._epoch_key(d, e) for d, e in pairs], np.uint64)
-            element[large] = permute(index[large].astype(np.uint64), size[large].astype(np.uint64), keys).astype(
-                np.int64
-            )
+        keys = np.empty(len(index), np.uint64)
+        for group in np.split(order, starts[1:]):
+            if not group.size:
+                continue  # of an empty query
+            d, e = int(source[group[0]]), int(epoch[group[0]])
+            if self.sizes[d] < EXPLICIT_BELOW:
+                element[group] = self._shuffle(d, e)[index[group]]
+            else:
+                keys[group] = self._epoch_key(d, e)
+        large = np.flatnonzero(self.sizes[source] >= EXPLICIT_BELOW)
+        if large.size:
+            size = self.sizes[source[large]].astype(np.uint64)
+            element[large] = permute(index[large].astype(np.uint64), size, keys[large]).astype(np.int64)
         return element
+
+    def counts(self, start: int, stop: int) -> Int64[np.ndarray, " D"]:
+        """Return how many of the sample numbers from `start` to before `stop` each source gets, at a cost that does not grow with them."""
+        return self._before(stop) - self._before(start)
+
+    def _before(self, number: int) -> Int64[np.ndarray, " D"]:
+        b, position = divmod(number, self.block)
+        rest = np.bincount(self._pattern(b)[0][:position], minlength=len(self.names)) if position else 0
+        return b * self.quotas + rest
+
+    @property
+    def room(self) -> int:
+        """The memory that queries leave behind at most [bytes]: the patterns and the orders that are kept."""
+        largest = int(max(self.sizes[self.sizes < EXPLICIT_BELOW], default=0))
+        return PATTERNS_KEPT * self.block * 6 + self._orders_kept * largest * 2
+
+    @property
+    def _orders_kept(self) -> int:
+        return max(16, ORDERS_KEPT * len(self.names))
 
     def state(self, position: int) -> dict[str, Any]:
         """Return what a checkpoint stores: the next sample number, and all that the order depends on."""
@@ -202,7 +226,8 @@ def _mix(x: UInt64[np.ndarray, " B"]) -> UInt64[np.ndarray, " B"]:
 def _shuffled(size: int, key: int) -> Int64[np.ndarray, " N"]:
     """Return a permutation of [0, size): the order of `size` outputs of SplitMix64, the same with every numpy."""
     counter = np.arange(1, size + 1, dtype=np.uint64)
-    return np.argsort(_mix(counter * np.uint64(_GOLDEN) + np.uint64(key)), kind="stable").astype(np.int64)
+    outputs = _mix(counter * np.uint64(_GOLDEN) + np.uint64(key))  # all different, so any sort gives the one order
+    return np.argsort(outputs).astype(np.int64, copy=False)
 
 
 def keyed_order(size: int, seed: int) -> Int64[np.ndarray, " N"]:

@@ -1,8 +1,13 @@
-"""Scaling of actions and states, each transform with its inverse below it (the kinds of OpenVLA, models.md 1.3).
+"""Scaling of actions and states, each transform with its inverse below it (the kinds of OpenVLA, arXiv 2406.09246).
 
 `bounds` and `bounds_q99` map [low, high] to [-1, 1] and clip; `normal` subtracts the mean and divides by the deviation. Dimensions
 outside of the mask pass through both ways: that is how a gripper, 0 or 1, stays free of quantiles. A column that was
 constant in the data becomes 0 and comes back as its constant, masked or not.
+
+Quantiles are there to cut outliers off. What a channel does rarely but on purpose is none: where the 10 % quantile coincides with the median,
+the channel rests there, and all that lies below are events (a gripper that closes in 0.5 % of the frames); so above. On such a side
+`bounds_q99` takes the extreme in place of the quantile, so that no value is lost. To ask this of the 1 % quantile would not do: of events in
+1 % of the frames, it lies somewhere between the two values. OpenVLA's own numbers (data/norm_stats.py) are left as they are.
 
 D = channels.
 """
@@ -33,6 +38,12 @@ class ColumnStatistics(Protocol):
     @property
     def q01(self) -> Float[np.ndarray, " D"]: ...
     @property
+    def q10(self) -> Float[np.ndarray, " D"]: ...
+    @property
+    def q50(self) -> Float[np.ndarray, " D"]: ...
+    @property
+    def q90(self) -> Float[np.ndarray, " D"]: ...
+    @property
     def q99(self) -> Float[np.ndarray, " D"]: ...
 
 
@@ -52,9 +63,28 @@ class Bounds:
         return cls(statistics.min, statistics.max, _full(mask, statistics), _constants(statistics))
 
     @classmethod
-    def quantiles(cls, statistics: ColumnStatistics, mask: Bool[np.ndarray, " D"] | None = None) -> "Bounds":
-        """Scale by the 1 % and 99 % quantiles (`bounds_q99`)."""
-        return cls(statistics.q01, statistics.q99, _full(mask, statistics), _constants(statistics))
+    def quantiles(
+        cls,
+        statistics: ColumnStatistics,
+        mask: Bool[np.ndarray, " D"] | None = None,
+        whole: Bool[np.ndarray, " D"] | None = None,
+    ) -> "Bounds":
+        """Scale by the 1 % and 99 % quantiles (`bounds_q99`), by the extremes where a quantile would cut off events.
+
+        Args:
+            statistics: of the training split.
+            mask: False: the channel passes through.
+            whole: True: the channel is scaled by its extremes in any case, as a gripper is.
+        """
+        events_below, events_above = statistics.q10 == statistics.q50, statistics.q90 == statistics.q50
+        if whole is not None:
+            events_below, events_above = events_below | whole, events_above | whole
+        return cls(
+            np.where(events_below, statistics.min, statistics.q01),
+            np.where(events_above, statistics.max, statistics.q99),
+            _full(mask, statistics),
+            _constants(statistics),
+        )
 
 
 @dataclass(frozen=True)

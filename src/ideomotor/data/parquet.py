@@ -48,7 +48,9 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> ArrowTable:
     file = open_parquet(path)
     known = set(file.schema_arrow.names)
     try:
-        return file.read(columns=None if columns is None else [name for name in columns if name in known])
+        table = file.read(columns=None if columns is None else [name for name in columns if name in known])
+        table.validate(full=True)
+        return table
     except DAMAGED as error:
         raise damaged(path, error) from error
 

@@ -4,13 +4,14 @@ A picture *arrives* (`arrive`: as it is, or as TensorFlow made it for training o
 of the image processor, by Pillow), and is *scaled* (`scaled`: mean and standard deviation). uint8 in, uint8 out, but for the last.
 
 Surprises: Pillow >= 13 runs the vertical pass first for some shapes and then gives other pixels; two calls keep the old order. TensorFlow
-rounds once, after both passes, Pillow after each: on noise they differ by up to 41 levels (performance.md 8). TensorFlow goes from floats
+rounds once, after both passes, Pillow after each: on noise they differ by up to 41 levels. TensorFlow goes from floats
 to uint8 by cutting off after the product with 255.5.
 
 H, W = height and width [px]; S = side of the square [px].
 """
 
 import io
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import assert_never
@@ -152,7 +153,10 @@ def scaled(
 # --------------------------------------------------------------------------- what TensorFlow does
 
 TAPS = 3  # Lanczos-3: zeros of the window on either side
-BLOCK = 32  # output rows computed together: wide enough for BLAS, narrow enough that few inputs are multiplied by zero
+BLOCK = 12  # output rows computed together: wide enough for BLAS, narrow enough that few inputs are multiplied by zero
+KEPT = (
+    1 << 24
+)  # [bytes] of room that a thread keeps between pictures; asking the system for it costs more than the products
 
 
 def lanczos3(image: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "S S 3"]:
@@ -164,16 +168,35 @@ def lanczos3(image: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, 
     height, width = image.shape[:2]
     if (height, width) == (size, size):
         return image
-    rows_WCS = np.empty((width * 3, size), np.float32)
+    picture_HX, rows_XS, square_SY = _room.arrays((height, width * 3), (width * 3, size), (size, 3 * size))
+    np.copyto(picture_HX, image.reshape(height, -1))
     for out, seen, weights in lanczos3_blocks(height, size):
-        band = image[seen].reshape(len(weights[0]), -1).astype(np.float32)
-        np.matmul(band.T, weights.T, out=rows_WCS[:, out])
-    square_SCS = np.empty((size, 3 * size), np.float32)
+        np.matmul(picture_HX[seen].T, weights.T, out=rows_XS[:, out])
+    rows_WY = rows_XS.reshape(width, -1)
     for out, seen, weights in lanczos3_blocks(width, size):
-        np.matmul(weights, rows_WCS.reshape(width, -1)[seen], out=square_SCS[out])
-    np.rint(square_SCS, out=square_SCS)
-    np.clip(square_SCS, 0, 255, out=square_SCS)
-    return _channels_last(square_SCS.astype(np.uint8).reshape(size, 3, size).transpose(1, 2, 0))
+        np.matmul(weights, rows_WY[seen], out=square_SY[out])
+    np.rint(square_SY, out=square_SY)
+    np.clip(square_SY, 0, 255, out=square_SY)
+    return _channels_last(square_SY.astype(np.uint8).reshape(size, 3, size).transpose(1, 2, 0))
+
+
+class _Room(threading.local):
+    """Memory for the steps in between, one block for each thread."""
+
+    def __init__(self) -> None:
+        self._block = np.empty(0, np.float32)
+
+    def arrays(self, *shapes: tuple[int, int]) -> list[np.ndarray]:
+        """Return arrays that stay valid until the next call in this thread; what they hold is undefined."""
+        counts = [rows * columns for rows, columns in shapes]
+        block = self._block if len(self._block) >= sum(counts) else np.empty(sum(counts), np.float32)
+        if block.nbytes <= KEPT:
+            self._block = block
+        ends = np.cumsum(counts).tolist()
+        return [block[e - n : e].reshape(shape) for e, n, shape in zip(ends, counts, shapes, strict=True)]
+
+
+_room = _Room()
 
 
 @lru_cache(maxsize=64)  # a dataset has few sizes; 480 -> 224 takes 80 KB
@@ -181,7 +204,7 @@ def lanczos3_blocks(inner: int, outer: int) -> tuple[tuple[slice, slice, Float32
     """Return the matrix [outer, inner] of the antialiased Lanczos-3 as blocks: output rows, the inputs they see, weights.
 
     W[i, j] ∝ L((j - c) / k), c = (i + 1/2) inner / outer - 1/2, k = max(inner / outer, 1), L(x) = sinc(x) sinc(x / 3) for |x| < 3, and
-    0 elsewhere; what lies outside of the picture is dropped, and each row adds up to 1 (performance.md 8).
+    0 elsewhere; what lies outside of the picture is dropped, and each row adds up to 1.
     """
     stretch = max(inner / outer, 1.0)
     centre = (np.arange(outer) + 0.5) * inner / outer - 0.5

@@ -1,7 +1,7 @@
-"""Statistics of dataset columns: float64, two passes, true quantiles, refusing what is not finite.
+"""Statistics of dataset columns: float64, exact moments, true quantiles, refusing what is not finite.
 
-Other writers estimate the deviation as E[x^2] - E[x]^2 in float32 and merge the quantiles of episodes
-(formats-and-protocols.md, D5 to D8); both can be off by more than the data's range.
+Other writers estimate the deviation as E[x^2] - E[x]^2 in float32 and merge the quantiles of episodes; both can be off by more than the
+data's range. Memory does not grow with the number of frames (data/rows.py).
 
 F = frames, D = channels.
 """
@@ -9,21 +9,23 @@ F = frames, D = channels.
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int64
+from tqdm import tqdm
 
 from ideomotor.core import files, jsonable
 from ideomotor.core.errors import UserError, unknown
 from ideomotor.data.cache import user_cache
 from ideomotor.data.dataset import ACTION, STATE, Dataset, training_episodes
+from ideomotor.data.rows import IN_MEMORY, NARROW, Rows, Tell, nothing, order_statistics
 
 QUANTILES = (0.01, 0.10, 0.50, 0.90, 0.99)
 BLOCK = 1 << 22  # numbers that are sorted at once; bounds the memory
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -123,13 +125,84 @@ def compute(dataset: Dataset, episodes: Sequence[int], columns: Sequence[str]) -
         raise UserError(
             f"{dataset.path}: the {len(episodes)} chosen episodes hold no frames; choose others or record some"
         )
-    summaries: dict[str, Summary] = {}
-    for name in columns:
-        values = [_rows(dataset.column(episode, name)) for episode in episodes]
-        for episode, value_FD in zip(episodes, values, strict=True):
-            check_finite(value_FD, f"{dataset.path}, column '{name}', episode {episode}")
-        summaries[name] = summarize(np.concatenate(values))
-    return Statistics(summaries)
+    with contextlib.ExitStack() as stack:
+        opened = {name: stack.enter_context(open_rows([(dataset, episodes)], name)) for name in columns}
+        frames = sum(dataset.length(episode) for episode in episodes)
+        tell = stack.enter_context(progress_bar(frames, str(dataset.path.name)))
+        for episode in episodes:
+            for name, rows in opened.items():
+                append_column(rows, dataset, episode, name)
+            tell(dataset.length(episode))
+        return Statistics({name: summarize_rows(rows) for name, rows in opened.items()})
+
+
+def open_rows(sources: Sequence[tuple[Dataset, Sequence[int]]], name: str, share: int = 1) -> Rows:
+    """Return an empty store for a column of some episodes of these datasets, one of `share` stores that are open together.
+
+    Raises:
+        UserError: the column holds text, or the datasets' widths differ.
+    """
+    read = {str(dataset.path): dataset.column(_first(dataset, e), name) for dataset, e in sources if len(e)}
+    widths = {int(np.prod(values.shape[1:])) for values in read.values()}
+    if len(widths) != 1 or any(values.dtype.kind not in "fiub" for values in read.values()):
+        held = ", ".join(f"{path}: {values.shape[1:]} {values.dtype}" for path, values in read.items())
+        raise UserError(f"statistics of '{name}' need numbers, equally many of each dataset; there are {held}")
+    dtype = "float32" if all(values.dtype.name in NARROW for values in read.values()) else "float64"
+    folder = user_cache() / "statistics"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # no cache can be kept
+        folder = None
+    return Rows(widths.pop(), dtype, folder, IN_MEMORY // share)
+
+
+def _first(dataset: Dataset, episodes: Sequence[int]) -> int:
+    return next((episode for episode in episodes if dataset.length(episode)), episodes[0])
+
+
+def append_column(rows: Rows, dataset: Dataset, episode: int, name: str) -> None:
+    """Add an episode's values.
+
+    Raises:
+        UserError: one is not finite, they are more or fewer than the dataset states, or there is no space.
+    """
+    where = f"{dataset.path}, column '{name}', episode {episode}"
+    values = dataset.column(episode, name)
+    values_FD = values.reshape(len(values), -1) if len(values) else values.reshape(0, rows.width)
+    if values_FD.shape[1] != rows.width:
+        raise UserError(
+            f"{where} has {values_FD.shape[1]} numbers a frame, and {rows.width} are stated; `ideomotor data check` tells more"
+        )
+    check_finite(values_FD, where)
+    rows.append(values_FD)
+
+
+def summarize_rows(rows: Rows, tell: Tell = nothing) -> Summary:
+    """Return the statistics of rows, of which there is at least one; quantiles are numpy's linear ones.
+
+    Raises:
+        UserError: values so large that their squares are none, or no space.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        moments = rows.finished()
+        if not np.isfinite(moments.std).all():
+            largest = float(np.maximum(-moments.low, moments.high).max())
+            raise UserError(
+                f"a column holds values up to {largest:g}, of which no deviation can be computed; remove them"
+            )
+    below, above, fraction = _places(moments.count)
+    places = np.unique(np.concatenate([below, above]))
+    values_RD = order_statistics(rows, places.tolist(), tell)
+    left, right = values_RD[np.searchsorted(places, below)], values_RD[np.searchsorted(places, above)]
+    quantiles = np.clip(left + (right - left) * fraction[:, None], moments.low, moments.high)
+    return Summary(moments.count, moments.low, moments.high, moments.mean, moments.std, *quantiles)
+
+
+@contextlib.contextmanager
+def progress_bar(frames: int, name: str) -> Generator[Tell]:
+    """Yield what counts rows on a bar; it is not seen where the work is short."""
+    with tqdm(total=frames, desc=f"statistics of {name}", unit=" frames", disable=None, leave=False, delay=1) as bar:
+        yield bar.update
 
 
 def summarize(values_FD: np.ndarray) -> Summary:
@@ -155,10 +228,6 @@ def check_finite(values_FD: np.ndarray, where: str) -> None:
         )
 
 
-def _rows(values: np.ndarray) -> np.ndarray:
-    return values.reshape(len(values), -1)
-
-
 def _summarize_block(values_FD: np.ndarray) -> tuple[np.ndarray, ...]:
     sorted_DF = np.sort(np.ascontiguousarray(values_FD.T), axis=1)
     low, high = sorted_DF[:, 0].astype(np.float64), sorted_DF[:, -1].astype(np.float64)
@@ -166,12 +235,17 @@ def _summarize_block(values_FD: np.ndarray) -> tuple[np.ndarray, ...]:
     mean = exact_DF.mean(1)
     mean = np.clip(mean + (exact_DF - mean[:, None]).mean(1), low, high)
     std = np.where(low == high, 0.0, np.sqrt(((exact_DF - mean[:, None]) ** 2).mean(1)))
-    place = np.array(QUANTILES) * (exact_DF.shape[1] - 1)
-    below = np.floor(place).astype(int)
-    above = np.minimum(below + 1, exact_DF.shape[1] - 1)
+    below, above, fraction = _places(exact_DF.shape[1])
     left, right = exact_DF[:, below], exact_DF[:, above]
-    quantiles = np.clip(left + (right - left) * (place - below), low[:, None], high[:, None])
+    quantiles = np.clip(left + (right - left) * fraction, low[:, None], high[:, None])
     return (low, high, mean, std, *quantiles.T)
+
+
+def _places(count: int) -> tuple[Int64[np.ndarray, " Q"], Int64[np.ndarray, " Q"], Float64[np.ndarray, " Q"]]:
+    """Return between which places of the sorted order the quantiles lie, and how far from the first to the second."""
+    place = np.array(QUANTILES) * (count - 1)
+    below = np.floor(place).astype(np.int64)
+    return below, np.minimum(below + 1, count - 1), place - below
 
 
 def image_summary(images: Sequence[np.ndarray]) -> Summary:

@@ -13,6 +13,7 @@ from ideomotor.core.cores import usable_cores
 from ideomotor.core.errors import UsageError
 from ideomotor.core.spec import Embodiment, check_same
 from ideomotor.core.types import BatchPolicy, Policy
+from ideomotor.data.specification import check_for_robot
 from ideomotor.evaluate.config import EvalConfig
 from ideomotor.evaluate.controls import Expert, roll_out_expert
 from ideomotor.evaluate.page import Clip
@@ -46,9 +47,8 @@ def evaluate(config: EvalConfig, policy: Policy | Expert, env: EnvConfig, suite:
     attempts = plan(config, env, suite)  # 1 what to run
     with VectorEnv(env, workers, -(-SLOTS // workers)) as envs:
         if not isinstance(policy, Expert):
-            check_same(
-                policy.embodiment, envs.embodiment, f"policy '{config.policy}'", f"arm '{config.arm}'"
-            )  # 2 agree
+            check_for_robot(policy.embodiment)  # 2 agree
+            check_same(policy.embodiment, envs.embodiment, f"policy '{config.policy}'", f"arm '{config.arm}'")
         latency = Latency()
         with _Progress(len(attempts), config) as progress:
             if isinstance(policy, Expert):  # 3 run

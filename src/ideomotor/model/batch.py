@@ -21,6 +21,7 @@ class Batch:
     state: Float[Tensor, "B S"]
     state_mask: Bool[Tensor, "B S"]  # False: a channel that this body does not have
     images: UInt8[Tensor, "B C H W 3"] | None = None  # None where `features` are given
+    images_mask: Bool[Tensor, "B C"] | None = None  # False: a camera that this body does not have; None: all are there
     features: Float[Tensor, "B N D"] | None = None  # of the vision tower, computed before
     actions: Float[Tensor, "B T A"] | None = None
     actions_mask: Bool[Tensor, "B T A"] | None = None  # False: padding of width or time, not learned
@@ -42,6 +43,7 @@ class Batch:
             state=tensors["state"],
             state_mask=tensors["state_mask"],
             images=tensors.get("images"),
+            images_mask=tensors.get("images_mask"),
             features=tensors.get("features"),
             actions=tensors.get("actions"),
             actions_mask=tensors.get("actions_mask"),

@@ -129,7 +129,11 @@ class VLA(nn.Module):
         else:
             features = batch.features
         cameras = features.to(self.no_state.dtype).chunk(len(self.config.cameras), dim=1)
-        return [self.projector[c.role](x) for c, x in zip(self.config.cameras, cameras, strict=True)]
+        tokens = [self.projector[c.role](x) for c, x in zip(self.config.cameras, cameras, strict=True)]
+        if batch.images_mask is None:
+            return tokens
+        seen = batch.images_mask.T[:, :, None, None]  # a camera that is not there says as much as no word
+        return [torch.where(here, x, self.text_padding.to(x.dtype)) for here, x in zip(seen, tokens, strict=True)]
 
     def _state(self, batch: Batch) -> Float[Tensor, "B 1 W"]:
         token = self.state_projector(

@@ -1,6 +1,6 @@
 """What the numbers of a foreign checkpoint probably mean: an embodiment with the evidence for each of its parts.
 
-OpenVLA's files hold statistics and sizes, and nothing about robot, rate, units or frames (models.md 5.2). A guess is shown to the user and
+OpenVLA's files hold statistics and sizes, and nothing about robot, rate, units or frames. A guess is shown to the user and
 not used until they say that it is right.
 """
 
@@ -10,48 +10,14 @@ import numpy as np
 
 from ideomotor.core.spec import Camera, Channel, Embodiment, Gripper, RotationForm
 from ideomotor.data.norm_stats import Column
+from ideomotor.data.openx.record import SIGN_TO_VERIFY
+from ideomotor.data.openx.records import RECORDS
 
 UNKNOWN_RATE = 1.0  # [1/s] stands in where nothing is known: slow
 
-# Robot and rate [1/s] of the datasets that OpenVLA's statistics name (models.md 5.3; several overviews agree, no file records them).
-CONVERTED = "_converted_externally_to_rlds"
-DATASETS: dict[str, tuple[str, float]] = {
-    "fractal20220817_data": ("google-robot", 3.0),
-    "kuka": ("kuka-iiwa", 10.0),
-    "bridge_orig": ("widowx", 5.0),
-    "taco_play": ("franka", 15.0),
-    "jaco_play": ("jaco-2", 10.0),
-    "berkeley_cable_routing": ("franka", 10.0),
-    "roboturk": ("sawyer", 10.0),
-    "viola": ("franka", 20.0),
-    "berkeley_autolab_ur5": ("ur5", 5.0),
-    "toto": ("franka", 30.0),
-    "language_table": ("xarm", 10.0),
-    f"stanford_hydra_dataset{CONVERTED}": ("franka", 10.0),
-    f"austin_buds_dataset{CONVERTED}": ("franka", 20.0),
-    f"nyu_franka_play_dataset{CONVERTED}": ("franka", 3.0),
-    f"furniture_bench_dataset{CONVERTED}": ("franka", 10.0),
-    f"ucsd_kitchen_dataset{CONVERTED}": ("xarm", 2.0),
-    f"austin_sailor_dataset{CONVERTED}": ("franka", 20.0),
-    f"austin_sirius_dataset{CONVERTED}": ("franka", 20.0),
-    f"dlr_edan_shared_control{CONVERTED}": ("edan", 5.0),
-    f"iamlab_cmu_pickup_insert{CONVERTED}": ("franka", 20.0),
-    "utaustin_mutex": ("franka", 20.0),
-    "berkeley_fanuc_manipulation": ("fanuc", 10.0),
-    "cmu_stretch": ("stretch", 10.0),
-    "bc_z": ("google-robot", 10.0),
-    "fmb_dataset": ("franka", 10.0),
-    "dobbe": ("stretch", 3.75),
-    "droid": ("franka", 15.0),
-    "libero_spatial_no_noops": ("franka", 20.0),
-    "libero_object_no_noops": ("franka", 20.0),
-    "libero_goal_no_noops": ("franka", 20.0),
-    "libero_10_no_noops": ("franka", 20.0),
-}
-DOUBTFUL_GRIPPERS = frozenset(  # their sign was never verified on the data (models.md 5.3)
-    {"berkeley_cable_routing", "fmb_dataset", "dobbe", "cmu_stretch", "taco_play"}
-    | {f"{name}{CONVERTED}" for name in ("iamlab_cmu_pickup_insert", "ucsd_kitchen_dataset", "nyu_franka_play_dataset")}
-)
+# Robot and rate [1/s] of the datasets that OpenVLA's statistics name, and those whose gripper's sign was never verified on the data.
+DATASETS = {name: (record.embodiment.robot, record.embodiment.rate_hz) for name, record in RECORDS.items()}
+DOUBTFUL_GRIPPERS = frozenset(name for name, record in RECORDS.items() if SIGN_TO_VERIFY in record.questions)
 ROLES = {
     1: ("front",),
     2: ("front", "wrist"),

@@ -24,15 +24,16 @@ from ideomotor.core.errors import UserError, unknown
 from ideomotor.core.files import read_json, read_text, write_bytes, write_json
 from ideomotor.core.spec import ChunkLength, Embodiment, Normalization
 from ideomotor.core.types import Observation
+from ideomotor.data.dataset import ACTION
 from ideomotor.data.norm_stats import OFT_WIDENING, Kind, NormStatistics, entry_of, scaled_numbers
-from ideomotor.data.normalize import normalize, unnormalize
+from ideomotor.data.normalize import Bounds, normalize, unnormalize
 from ideomotor.data.resize import Arrival, Direct, Evaluation, arrive, fit
 from ideomotor.data.statistics import Statistics
 from ideomotor.data.windows import Window
 from ideomotor.pipeline.foreign import read_fit, read_notices, read_prompt, read_tokenizer
 from ideomotor.pipeline.guess import Guess, Sizes, camera_roles, guess_embodiment
 from ideomotor.pipeline.openvla_config import NetworkShape, OneByOne, OpenVLAPipelineConfig, as_trained
-from ideomotor.pipeline.protocol import Arrays, refuse_not_finite
+from ideomotor.pipeline.protocol import BODIES, Arrays, refuse_not_finite
 from ideomotor.tokenize.bins import NUM_EDGES, UniformBins
 from ideomotor.tokenize.llama import LlamaTokenizer, pad_rows, training_ids
 from ideomotor.tokenize.prompt import prompt_text
@@ -54,6 +55,7 @@ class OpenVLAPipeline:
         statistics: NormStatistics,
         tokenizer: LlamaTokenizer,
         notices: Mapping[str, bytes] | None = None,
+        others: Mapping[str, Embodiment] | None = None,
     ) -> None:
         """Build it.
 
@@ -64,11 +66,13 @@ class OpenVLAPipeline:
             statistics: of all datasets of the checkpoint.
             tokenizer: Llama-2's.
             notices: licence texts that go with it, by file name.
+            others: what the numbers of other datasets mean that it was trained on, by their key.
 
         Raises:
             UserError: embodiment, statistics and network do not fit together.
         """
         self.config, self.statistics, self.tokenizer = config, statistics, tokenizer
+        self.others = dict(others or {})
         self.notices = dict(notices or {})
         key = statistics.choose(config.statistics)
         action = statistics.column(key, "action")
@@ -221,12 +225,13 @@ class OpenVLAPipeline:
             UserError: they do not fit the network, or each other.
         """
         key = self.statistics.choose(statistics or self.config.statistics)
-        stated = None if self.guess is not None or key != self.config.statistics else self.embodiment
+        here = self.guess is None and key == self.config.statistics
+        stated = self.embodiment if here else self.others.get(key)
         cameras = self.config.cameras
         if embodiment is not None:
             cameras = _cameras_of(embodiment, self.config)
         config = replace(self.config, statistics=key, cameras=cameras, arrival=arrival or self.config.arrival)
-        return OpenVLAPipeline(config, embodiment or stated, self.statistics, self.tokenizer, self.notices)
+        return OpenVLAPipeline(config, embodiment or stated, self.statistics, self.tokenizer, self.notices, self.others)
 
     def for_training(
         self, embodiment: Embodiment, key: str, entry: Mapping[str, Any], tasks: Sequence[str] = ()
@@ -240,13 +245,19 @@ class OpenVLAPipeline:
             tasks=tuple(tasks),
         )
         statistics = self.statistics.with_dataset(key, entry)
-        return OpenVLAPipeline(config, embodiment, statistics, self.tokenizer, self.notices)
+        others = {**self.others, key: embodiment}
+        return OpenVLAPipeline(config, embodiment, statistics, self.tokenizer, self.notices, others)
 
     def dataset_entry(
         self, embodiment: Embodiment, statistics: Statistics, transitions: int, trajectories: int
     ) -> dict[str, Any]:
-        """Return a dataset's statistics in OpenVLA's form: every number of an action is scaled but an absolute gripper in [-1, 1]."""
-        mask = scaled_numbers(embodiment, statistics)
+        """Return a dataset's statistics in OpenVLA's form: every number of an action is scaled but an absolute gripper in [-1, 1].
+
+        Where a channel rests most of the time its extremes stand for the quantiles, so that no value is cut off.
+        """
+        mask, bounds = scaled_numbers(embodiment, statistics), Bounds.quantiles(statistics[ACTION])
+        action = replace(statistics[ACTION], q01=bounds.low, q99=bounds.high)
+        statistics = Statistics({**statistics.columns, ACTION: action})
         return entry_of(statistics, mask, transitions, trajectories, state=self.config.state is not None)
 
     # ------------------------------------------------------------------------------------------------ disk
@@ -260,6 +271,9 @@ class OpenVLAPipeline:
         write_bytes(folder / TEXT, self.tokenizer.json_text.encode())
         for name, text in self.notices.items():
             write_bytes(folder / name, text)
+        for key, other in self.others.items():
+            if key != self.config.statistics:
+                write_bytes(folder / BODIES / key / EMBODIMENT, other.to_text().encode())
 
     @classmethod
     def load(cls, folder: Path) -> "OpenVLAPipeline":
@@ -283,7 +297,9 @@ class OpenVLAPipeline:
             stated = Embodiment.from_text(read_text(folder / EMBODIMENT), str(folder / EMBODIMENT))
         statistics = NormStatistics.from_json(read_json(folder / STATISTICS), str(folder / STATISTICS))
         tokenizer = LlamaTokenizer.from_json(read_text(folder / TEXT), str(folder / TEXT))
-        pipeline = cls(config, stated, statistics, tokenizer, read_notices(folder))
+        files = {key: folder / BODIES / key / EMBODIMENT for key in statistics.datasets if Path(key).name == key}
+        others = {key: Embodiment.from_text(read_text(f), str(f)) for key, f in files.items() if f.is_file()}
+        pipeline = cls(config, stated, statistics, tokenizer, read_notices(folder), others)
         if stated is not None and pipeline.embodiment != stated:
             raise UserError(
                 f"{folder}: statistics.json is not what embodiment.json names; take both from one checkpoint"

@@ -13,6 +13,7 @@ from ideomotor.core.types import Observation
 from ideomotor.data.windows import Window
 
 Arrays = dict[str, np.ndarray]
+BODIES = "bodies"  # folder of what differs between the bodies that a network was trained on
 
 
 @runtime_checkable

@@ -6,13 +6,13 @@ Letters: B = batch, C = cameras, T = horizon, A / S = padded action / state widt
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
 
 from ideomotor.core import jsonable
 from ideomotor.core.errors import UserError, unknown
@@ -29,9 +29,10 @@ from ideomotor.data.normalize import (
     normalize,
     unnormalize,
 )
-from ideomotor.data.statistics import Statistics
+from ideomotor.data.specification import grippers
+from ideomotor.data.statistics import Statistics, Summary
 from ideomotor.data.windows import Window
-from ideomotor.pipeline.protocol import Arrays, refuse_not_finite
+from ideomotor.pipeline.protocol import BODIES, Arrays, refuse_not_finite
 from ideomotor.tokenize.prompt import Bare, OpenVLA, prompt_text
 from ideomotor.tokenize.text import TextTokenizer
 
@@ -71,6 +72,7 @@ class PipelineConfig:
     prompt: Bare | OpenVLA = field(default_factory=Bare)
     answers: tuple[Answer, ...] = ()
     tasks: tuple[str, ...] = ()  # names of the tasks that the policy was trained on, where known
+    partial_views: bool = False  # whether a body may lack some of the cameras: their images are black and masked
 
 
 class Pipeline:
@@ -90,9 +92,10 @@ class Pipeline:
         Raises:
             UserError: a camera that the embodiment does not have, a body too wide for the network, or missing statistics.
         """
-        for role in config.cameras:
-            if role not in embodiment.cameras_by_role:
-                raise unknown(f"camera of {embodiment.name}", role, embodiment.cameras_by_role)
+        self.views = tuple(role for role in config.cameras if role in embodiment.cameras_by_role)
+        if not self.views or (self.views != config.cameras and not config.partial_views):
+            lacking = next(role for role in config.cameras if role not in self.views)
+            raise unknown(f"camera of {embodiment.name}", lacking, embodiment.cameras_by_role)
         _check_fits("actions", len(embodiment.action), config.action_width)
         _check_fits("state numbers", len(embodiment.state), config.state_width)
         _check_described(ACTION, len(embodiment.action), statistics)
@@ -103,8 +106,8 @@ class Pipeline:
         self.embodiment = dataclasses.replace(
             embodiment, chunk=config.chunk, normalization=Normalization(config.normalization, statistics.hash)
         )
-        self._action_scale = _scale(config.normalization, statistics, ACTION)
-        self._state_scale = _scale("bounds", statistics, STATE)
+        self._action_scale = _scale(config.normalization, statistics[ACTION], grippers(embodiment))
+        self._state_scale = Bounds.extremes(statistics[STATE])
         names = [channel.name for channel in embodiment.action]
         self._gripper = names.index(embodiment.gripper.channel) if embodiment.gripper else None
         self._low = np.array([-np.inf if c.low is None else c.low for c in embodiment.action])
@@ -128,7 +131,7 @@ class Pipeline:
             np.stack([window.state for window in windows]), [window.instruction for window in windows]
         )
         if windows[0].images:  # the loader leaves them out where the tower's features are stored
-            arrays["images"] = np.stack([self._images(window.images) for window in windows])
+            arrays |= self._views([window.images for window in windows])
         actions = self.actions_to_network(np.stack([window.actions for window in windows]))
         pad = np.stack([window.actions_pad for window in windows])
         arrays["actions"] = actions
@@ -142,8 +145,7 @@ class Pipeline:
     def encode_observations(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Arrays:
         """Return the arrays of a batch without targets."""
         states = np.stack([np.asarray(observation.state, np.float32) for observation in observations])
-        images = np.stack([self._images(observation.images) for observation in observations])
-        return {**self._inputs(states, instructions), "images": images}
+        return {**self._inputs(states, instructions), **self._views([o.images for o in observations])}
 
     def _inputs(self, state: Float32[np.ndarray, "B s"], instructions: Sequence[str]) -> Arrays:
         text, text_mask = self.text.encode(
@@ -156,10 +158,21 @@ class Pipeline:
         state_mask[:, : state.shape[1]] = True
         return {"text": text, "text_mask": text_mask, "state": state_BS, "state_mask": state_mask}
 
+    def _views(self, observed: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
+        """Return the images of a batch, and a mask where a body may lack cameras."""
+        arrays: Arrays = {"images": np.stack([self._images(images) for images in observed])}
+        if self.config.partial_views:
+            seen = np.array([role in self.views for role in self.config.cameras])
+            arrays["images_mask"] = np.repeat(seen[None], len(observed), axis=0)
+        return arrays
+
     def _images(self, images: Mapping[str, np.ndarray]) -> UInt8[np.ndarray, "C H W 3"]:
         size = self.config.image_size
         chosen: list[np.ndarray] = []
         for role in self.config.cameras:
+            if role not in self.views:
+                chosen.append(np.zeros((size, size, 3), np.uint8))
+                continue
             if role not in images:
                 raise unknown("camera in this observation", role, images)
             if images[role].shape != (size, size, 3):
@@ -206,6 +219,20 @@ class Pipeline:
             raw[..., self._gripper] = gripper_from_sign(scaled[..., self._gripper], grip.closed, grip.open)
         return np.clip(raw, self._low, self._high)
 
+    @property
+    def first(self) -> "Pipeline":
+        """Itself, as of the one body."""
+        return self
+
+    def part(self, body: str) -> "Pipeline | None":
+        """Return itself: whose numbers it is for is compared elsewhere, by more than a name."""
+        assert body, "a body has a name"
+        return self
+
+    def by_body(self, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple["Pipeline", Int64[np.ndarray, " b"]]]:
+        """Yield the one body with all rows of a batch."""
+        yield self, np.arange(len(arrays["text"]))
+
     # ------------------------------------------------------------------------------------------------ disk
 
     def save(self, folder: Path) -> None:
@@ -216,11 +243,12 @@ class Pipeline:
         write_bytes(folder / "text.json", self.text.json_text.encode())
 
     @classmethod
-    def load(cls, folder: Path) -> "Pipeline":
-        """Undo `save`.
+    def load(cls, folder: Path, body: str = "") -> "Pipeline":
+        """Undo `save`; of a policy that was trained on several bodies, take the one that `body` names, by default the first.
 
         Raises:
             UserError: a file is missing or damaged, or the statistics are not those that the embodiment names.
+            UsageError: there is no such body.
         """
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
@@ -231,26 +259,29 @@ class Pipeline:
         config = read_json(folder / "pipeline.json")
         if config.pop("format", None) != FORMAT:
             raise UserError(f"{folder / 'pipeline.json'} is not of format {FORMAT}; write the policy with this version")
-        embodiment = Embodiment.from_text(read_text(folder / "embodiment.json"), str(folder / "embodiment.json"))
-        statistics = Statistics.from_json(read_json(folder / "statistics.json"), str(folder / "statistics.json"))
+        own = folder
+        if body:
+            known = sorted(path.name for path in (folder / BODIES).glob("*") if (path / "embodiment.json").is_file())
+            if body not in known:
+                raise unknown(f"body of the policy in {folder}", body, known)
+            own = folder / BODIES / body
+        embodiment = Embodiment.from_text(read_text(own / "embodiment.json"), str(own / "embodiment.json"))
+        statistics = Statistics.from_json(read_json(own / "statistics.json"), str(own / "statistics.json"))
         text = TextTokenizer(read_text(folder / "text.json"), str(folder / "text.json"))
         pipeline = cls(
             jsonable.from_json(PipelineConfig, config, str(folder / "pipeline.json")), embodiment, statistics, text
         )
         if pipeline.embodiment != embodiment:
-            raise UserError(
-                f"{folder}: statistics.json is not what embodiment.json names; take both from one checkpoint"
-            )
+            raise UserError(f"{own}: statistics.json is not what embodiment.json names; take both from one checkpoint")
         return pipeline
 
 
-def _scale(kind: str, statistics: Statistics, column: str) -> Scale:
-    summary = statistics[column]
+def _scale(kind: str, summary: Summary, grippers: Bool[np.ndarray, " a"]) -> Scale:
     match kind:
         case "bounds":
             return Bounds.extremes(summary)
         case "bounds_q99":
-            return Bounds.quantiles(summary)
+            return Bounds.quantiles(summary, whole=grippers)
         case _:
             return Normal.moments(summary)
 

@@ -28,6 +28,7 @@ from ideomotor.model.openvla_weights import ADAPTER, CHECKPOINTS, Adapter, Layou
 from ideomotor.model.tensorfile import INDEX
 from ideomotor.model.vla import VLA
 from ideomotor.model.weights import WEIGHTS, load_network, read_config
+from ideomotor.pipeline.bodies import bodies_of
 from ideomotor.pipeline.openvla import OpenVLAPipeline
 from ideomotor.pipeline.openvla_config import SlotNumbers
 from ideomotor.pipeline.protocol import PolicyPipeline
@@ -280,7 +281,7 @@ def open_pipeline(name: str, options: PolicyOptions = PolicyOptions()) -> Pipeli
     folder = policy_folder(name)
     layout = recognise(folder)
     if isinstance(layout, Own) and isinstance(read_config(folder), NetworkConfig):
-        return Pipeline.load(folder)
+        return _body(folder, options)
     return open_checkpoint(layout, options)[1]
 
 
@@ -324,14 +325,26 @@ def _identity(folder: Path, layout: Layout, pipeline: OpenVLAPipeline, options: 
 
 def _load_slots(name: str, folder: Path, options: PolicyOptions) -> SlotPolicy:
     given = {key: value for key, value in options.changed().items() if value not in ("cpu", "fp32")}
+    if bodies_of(folder):
+        given.pop("statistics", None)
     if given:
         names = ", ".join(f"--{key}" for key in given)
         raise UsageError(f"policy '{name}' is no OpenVLA checkpoint and knows these things itself: leave out {names}")
-    pipeline = Pipeline.load(folder)
+    pipeline = _body(folder, options)
     network = load_network(folder)
     _check_fit(network.config, pipeline, folder)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     return SlotPolicy(network, pipeline, digest[:16])
+
+
+def _body(folder: Path, options: PolicyOptions) -> Pipeline:
+    """Return the pipeline, of several bodies that of the one that is asked for."""
+    bodies = bodies_of(folder)
+    if bodies and not options.statistics:
+        raise UsageError(
+            f"the policy in {folder} knows several bodies; choose one with --statistics: {', '.join(bodies)}"
+        )
+    return Pipeline.load(folder, options.statistics if bodies else "")
 
 
 def _check_fit(network: NetworkConfig, pipeline: Pipeline, folder: Path) -> None:

@@ -7,21 +7,28 @@ from pathlib import Path
 import numpy as np
 
 from ideomotor.core import jsonable
-from ideomotor.core.errors import UsageError
-from ideomotor.core.spec import Embodiment, check_same
+from ideomotor.core.errors import UsageError, UserError
+from ideomotor.core.spec import check_same
+from ideomotor.data.align import common_layout, describe
 from ideomotor.data.cache import FrameCache, open_cache
-from ideomotor.data.dataset import ACTION, STATE, Dataset, open_dataset, training_episodes
+from ideomotor.data.columns import large_columns
+from ideomotor.data.dataset import training_episodes
 from ideomotor.data.images import Jitter
 from ideomotor.data.loader import Loader, LoaderConfig
-from ideomotor.data.statistics import Statistics, summarize, training_statistics
+from ideomotor.data.memory import stated
+from ideomotor.data.pooled import Part, Pooled, pooled_statistics
+from ideomotor.data.resample import sentences
 from ideomotor.data.windows import Window, WindowSource, split_episodes
 from ideomotor.model.config import NetworkConfig
+from ideomotor.pipeline.bodies import BodiesPipeline, bodies_of
 from ideomotor.pipeline.protocol import PolicyPipeline
 from ideomotor.pipeline.slots import Pipeline, PipelineConfig
+from ideomotor.tokenize.text import TextTokenizer
 from ideomotor.train.config import FrozenTower, TrainConfig, Vision, number_of_processes
-from ideomotor.train.design import design_network, design_pipeline, embodiment_of, preset_sizes
+from ideomotor.train.design import design_network, design_pipeline, preset_sizes
 from ideomotor.train.language import choose_language
 from ideomotor.train.origin import read_origin
+from ideomotor.train.sources import Sources, open_sources
 
 SPLIT_SEED = 0  # the same episodes are held out in all runs on a dataset, so that no stage learns what another tests
 EVALUATED_TOGETHER = 64  # windows
@@ -35,7 +42,7 @@ Places = Sequence[tuple[int, int]]  # number of the source, number of the window
 class Encode:
     """What the loader does with windows; without pictures where the tower's features are stored."""
 
-    pipeline: Pipeline
+    pipeline: Pipeline | BodiesPipeline
     with_images: bool
 
     def __call__(self, windows: list[Window]) -> Arrays:
@@ -74,6 +81,24 @@ class Data:
         counts = [f"{len(s.train)} windows of {s.train.name.partition('#')[0]}" for s in self.splits]
         return f"{', '.join(counts)}; {len(self.held_out)} validation windows"
 
+    def remarks(self, rank: int, world: int) -> list[str]:
+        """Return what else a user should know before the first step: shares, rates, bodies, memory."""
+        names = [split.train.name.partition("#")[0] for split in self.splits]
+        said = [
+            f"shares: {', '.join(f'{n} {100 * s.asked:.2f} %' for n, s in zip(names, self.loader.shares(0), strict=True))}"
+        ]
+        said += sentences(names, [split.train.resampling for split in self.splits])
+        return [
+            *(said if len(names) > 1 else said[1:]),
+            stated(self.loader, self.loader.batch(0, rank, world)).sentence,
+        ]
+
+    def realized(self, step: int) -> str:
+        """Return what share of the samples before a step each dataset gave; empty where there is one."""
+        shares = self.loader.shares(step)
+        words = [f"{s.name.partition('#')[0]} {100 * s.realized:.2f} % (asked {100 * s.asked:.2f})" for s in shares]
+        return f"realized shares: {', '.join(words)}" if len(words) > 1 else ""
+
     def some(self, count: int) -> Arrays:
         """Return a batch of the first windows, with images."""
         source = self.splits[0].train
@@ -96,8 +121,13 @@ class Data:
 class SlotData(Data):
     """The same for a network with learned output slots."""
 
-    pipeline: Pipeline
+    pipeline: Pipeline | BodiesPipeline
     network: NetworkConfig | None = None  # of a start from scratch
+    bodies: tuple[str, ...] = ()  # how each of several bodies lies in the network's layout, in words
+
+    def remarks(self, rank: int, world: int) -> list[str]:
+        """Return what else a user should know before the first step."""
+        return [*self.bodies, *super().remarks(rank, world)]
 
 
 def load_data(config: TrainConfig, start: Path | None) -> SlotData:
@@ -109,81 +139,91 @@ def load_data(config: TrainConfig, start: Path | None) -> SlotData:
     """
     if config.language and config.init:
         raise UsageError("--init brings its own language model; leave out --language, or start from scratch with it")
-    datasets = open_datasets(config.data)
-    embodiment = common_embodiment(datasets)
+    sources = open_sources(config)
     network: NetworkConfig | None = None
-    saved: Pipeline | None = None
+    saved: Pipeline | BodiesPipeline | None = None
     if start is None:
         sizes, text = choose_language(preset_sizes(config.preset), config.language)
-        network = design_network(sizes, embodiment, datasets, text)
-        wanted = design_pipeline(network, embodiment)
+        network = design_network(sizes, sources.embodiments, sources.datasets, text)
+        wanted = design_pipeline(network, sources.embodiments)
     else:
-        saved = Pipeline.load(start)
-        check_same(saved.embodiment, embodiment, f"the policy in {start}", f"the data in {datasets[0].path}")
+        saved = _saved(start, sources)
         text, wanted = saved.text, saved.config
     wanted = replace(wanted, tasks=all_tasks(wanted.tasks, config.tasks))
-    splits = tuple(_split(dataset, wanted, config) for dataset in datasets)
-    kept = saved is not None and start is not None and _knows_actions(start, config)
-    pipeline = Pipeline(wanted, embodiment, saved.statistics if saved and kept else joint_statistics(splits), text)
+    splits = tuple(_split(sources, number, wanted, config) for number in range(len(sources.datasets)))
+    kept = saved if saved is not None and start is not None and _knows_actions(start, config) else None
+    pipeline = _pipeline(wanted, sources, kept or split_statistics(splits), text)
     encode = Encode(pipeline, with_images=not isinstance(config.stage, FrozenTower))
     loader = Loader(
         [split.train for split in splits],
-        shares(config.weights, splits),
+        sources.shares or shares(config.weights, splits),
         LoaderConfig(config.batch, config.seed, config.workers, Jitter(config.brightness, config.contrast)),
         encode,
     )
     held_out = [(d, i) for d, split in enumerate(splits) for i in range(len(split.held_out))]
-    return SlotData(pipeline, loader, splits, spread(held_out, config.validation_windows), encode, network=network)
+    layout = common_layout(sources.embodiments, wanted.cameras)
+    bodies = tuple(describe(e, layout) for e in sources.embodiments) if len(sources.bodies) > 1 else ()
+    chosen = spread(held_out, config.validation_windows)
+    return SlotData(pipeline, loader, splits, chosen, encode, network=network, bodies=bodies)
 
 
-def open_datasets(data: str) -> list[Dataset]:
-    """Open the folders of a comma-separated list.
-
-    Raises:
-        UserError: one of them cannot be read.
-    """
-    folders = [name.strip() for name in data.split(",") if name.strip()]
-    if not folders:
-        raise UsageError("--data is empty; name one or more folders of datasets, separated by commas")
-    return [open_dataset(folder) for folder in folders]
-
-
-def common_embodiment(datasets: Sequence[Dataset]) -> Embodiment:
-    """Return what the numbers of all datasets mean.
-
-    Raises:
-        UserError: they mean different things.
-    """
-    first = embodiment_of(datasets[0])
-    for dataset in datasets[1:]:
-        check_same(embodiment_of(dataset), first, str(dataset.path), str(datasets[0].path))
-    return first
+def _saved(start: Path, sources: Sources) -> Pipeline | BodiesPipeline:
+    """Return the pipeline of the policy that a run starts from, which has to know the bodies of the data."""
+    saved = BodiesPipeline.load(start) if bodies_of(start) else Pipeline.load(start)
+    for body in sources.bodies:
+        part = None if isinstance(saved, Pipeline) and len(sources.bodies) > 1 else saved.part(body.name)
+        if part is None:
+            raise UserError(
+                f"the policy in {start} knows the bodies {', '.join(bodies_of(start)) or saved.embodiment.name}, and not all of the data:"
+                f" {', '.join(body.name for body in sources.bodies)}; start from scratch, or from a policy that was trained on it"
+            )
+        check_same(part.embodiment, body.embodiment, f"the policy in {start}", f"the data of {body.name}")
+    return saved
 
 
-def _split(dataset: Dataset, wanted: PipelineConfig, config: TrainConfig) -> Split:
+def _pipeline(
+    wanted: PipelineConfig, sources: Sources, known: Pipeline | BodiesPipeline | Pooled, text: TextTokenizer
+) -> Pipeline | BodiesPipeline:
+    """Return the pipeline of the bodies of a run, with statistics that are known, or those of the data."""
+    parts: dict[str, Pipeline] = {}
+    for body in sources.bodies:
+        before = None if isinstance(known, Pooled) else known.part(body.name)
+        statistics = known.of(body.embodiment) if isinstance(known, Pooled) else (before or known.first).statistics
+        parts[body.name] = Pipeline(wanted, body.embodiment, statistics, text)
+    return next(iter(parts.values())) if len(parts) == 1 else BodiesPipeline(parts)
+
+
+def _split(sources: Sources, number: int, wanted: PipelineConfig, config: TrainConfig) -> Split:
+    dataset = sources.datasets[number]
     episodes = training_episodes(dataset)
     split = split_episodes(len(episodes), config.validation_share, SPLIT_SEED)
     size = (wanted.image_size, wanted.image_size)
-    frames = open_cache(dataset, wanted.cameras, size, workers=number_of_processes(config.processes))
+    cameras = [role for role in wanted.cameras if role in dataset.cameras]
+    frames = open_cache(dataset, cameras, size, workers=number_of_processes(config.processes))
     labels = [name for name in dataset.features if name.startswith("label.")]
     if not isinstance(config.stage, Vision):  # patch labels are many numbers
         answers = {column for answer in wanted.answers for column in (answer.column, f"{answer.column}_valid")}
         labels = [name for name in labels if name in answers]
+    store = large_columns(dataset, labels)
     train, held_out = (
-        WindowSource(dataset, wanted.chunk.predicted, [episodes[e] for e in part], frames, labels)
+        WindowSource(
+            dataset,
+            wanted.chunk.predicted,
+            [episodes[e] for e in part],
+            frames,
+            labels,
+            rate=config.rate or None,
+            store=store,
+            body=sources.body(number).name,
+        )
         for part in (split.train, split.validation)
     )
     return Split(train, held_out, frames)
 
 
-def joint_statistics(splits: Sequence[Split]) -> Statistics:
-    """Return the statistics of all training episodes together."""
-    each = [training_statistics(s.train.dataset, s.train.episodes.tolist()) for s in splits]  # refuses NaN by its place
-    if len(each) == 1:
-        return each[0]
-    state = np.concatenate([s.train.state for s in splits])
-    actions = np.concatenate([s.train.actions for s in splits])
-    return Statistics({STATE: summarize(state), ACTION: summarize(actions)})
+def split_statistics(splits: Sequence[Split]) -> Pooled:
+    """Return the statistics of the training episodes of each body, actions at the policy's rate."""
+    return pooled_statistics([Part(s.train.dataset, s.train.episodes.tolist(), s.train.resampling) for s in splits])
 
 
 def all_tasks(before: tuple[str, ...], added: str) -> tuple[str, ...]:

@@ -58,9 +58,14 @@ Stage = SlotStage | Lora
 class TrainConfig:
     """Train a policy on demonstrations."""
 
-    data: str  # folders of datasets, separated by commas
+    data: str  # folders of datasets, separated by commas; or a mixture: its name, or a JSON file {dataset: weight}
     out: str  # folder of this run; the policy ends up in its folder `final`
     weights: str = ""  # shares of the datasets, separated by commas; empty: in proportion to their frames
+    data_root: str = ""  # folder that holds the datasets of a mixture; empty: that of its file
+    embodiment: str = ""  # file that says what the numbers of the data mean, where they do not (`ideomotor data guess`)
+    rate: float = 0.0  # [1/s] chunks of datasets of another rate are resampled to it; 0: every dataset keeps its own
+    salvage: bool = False  # of a damaged TFRecord shard, learn from the records before the damage
+    colour: Literal["", "rgb", "bgr"] = ""  # order of the colours in ALOHA's images
     preset: str = "small"  # the network's size, for a start from scratch
     language: str = ""  # start the language model from this GGUF file or Hugging Face folder (Llama architecture), its tokenizer with it; the preset gives the rest
     init: str = ""  # start from these weights: "shipped" or a policy's folder; empty: from scratch
@@ -96,7 +101,7 @@ class TrainConfig:
 # Fields that may differ between a run and its continuation: they change no weight.
 FREE_ON_RESUME = frozenset(
     {"data", "out", "resume", "checkpoint_every", "keep", "eval_every", "validation_windows", "workers", "init"}
-    | {"language"}
+    | {"language", "data_root"}
 )
 
 

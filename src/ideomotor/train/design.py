@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ideomotor.core.errors import unknown
-from ideomotor.core.spec import Channel, ChunkLength, Embodiment
-from ideomotor.data.dataset import ACTION, STATE, Dataset
+from ideomotor.core.spec import ChunkLength, Embodiment
+from ideomotor.data.align import common_layout
+from ideomotor.data.dataset import Dataset
 from ideomotor.model.config import CameraTokens, NetworkConfig
 from ideomotor.model.presets import base, small, tiny
 from ideomotor.pipeline.slots import LOCATION, PipelineConfig
@@ -29,30 +30,34 @@ def preset_sizes(preset: str) -> NetworkConfig:
 
 
 def design_network(
-    sizes: NetworkConfig, embodiment: Embodiment, datasets: Sequence[Dataset], text: TextTokenizer
+    sizes: NetworkConfig, embodiments: Sequence[Embodiment], datasets: Sequence[Dataset], text: TextTokenizer
 ) -> NetworkConfig:
     """Return the sizes with the cameras of the data, wide enough for their numbers and instructions."""
-    cameras = sizes.cameras
-    if not {camera.role for camera in cameras} <= set(embodiment.cameras_by_role):
-        cameras = tuple(CameraTokens(role, cameras[-1].merge) for role in embodiment.cameras_by_role)
+    cameras, layout = sizes.cameras, common_layout(embodiments)
+    roles = {camera.role for camera in cameras}
+    if not (roles <= set(layout.cameras) and all(roles & set(each.cameras_by_role) for each in embodiments)):
+        cameras = tuple(CameraTokens(role, cameras[-1].merge) for role in layout.cameras)
     return replace(
         sizes,
         cameras=cameras,
         text_length=max(sizes.text_length, _longest(datasets, text)),
-        state_width=max(sizes.state_width, len(embodiment.state)),
-        action_width=max(sizes.action_width, len(embodiment.action)),
+        state_width=max(sizes.state_width, layout.state_width),
+        action_width=max(sizes.action_width, layout.action_width),
     )
 
 
-def design_pipeline(network: NetworkConfig, embodiment: Embodiment) -> PipelineConfig:
-    """Return what a network wants of its pipeline; all predicted actions are executed.
+def design_pipeline(network: NetworkConfig, embodiments: Sequence[Embodiment]) -> PipelineConfig:
+    """Return what a network wants of its pipeline, for all bodies that it is trained on; all predicted actions are executed.
 
     Actions whose channels state their range are scaled by their extremes, for nothing in them is an outlier; others as OpenVLA does,
     by their 1 % and 99 % quantiles.
     """
-    stated = all(channel.low is not None and channel.high is not None for channel in embodiment.action)
+    channels = [channel for embodiment in embodiments for channel in embodiment.action]
+    stated = all(channel.low is not None and channel.high is not None for channel in channels)
+    roles = tuple(camera.role for camera in network.cameras)
     return PipelineConfig(
-        cameras=tuple(camera.role for camera in network.cameras),
+        cameras=roles,
+        partial_views=any(not set(roles) <= set(embodiment.cameras_by_role) for embodiment in embodiments),
         image_size=network.vision.image_size,
         text_length=network.text_length,
         state_width=network.state_width,
@@ -60,28 +65,6 @@ def design_pipeline(network: NetworkConfig, embodiment: Embodiment) -> PipelineC
         chunk=ChunkLength(network.horizon, network.horizon),
         normalization="bounds" if stated else "bounds_q99",
         answers=tuple(ANSWERS[group.name] for group in network.answers if group.name in ANSWERS),
-    )
-
-
-def embodiment_of(dataset: Dataset) -> Embodiment:
-    """Return the dataset's specification; where it states none, one that says "unknown" for each number."""
-    if dataset.embodiment is not None:
-        return dataset.embodiment
-
-    def channels(column: str) -> tuple[Channel, ...]:
-        feature = dataset.features[column]
-        names = feature.names or tuple(f"{column.rpartition('.')[2]}_{i}" for i in range(feature.shape[-1]))
-        return tuple(Channel(name, "unknown", "unknown", "unknown") for name in names)
-
-    return Embodiment(
-        name="unknown",
-        robot="unknown",
-        rate_hz=dataset.fps or 1.0,
-        action=channels(ACTION),
-        state=channels(STATE),
-        cameras=tuple(dataset.cameras.values()),
-        state_source="unknown",
-        alignment="unknown",
     )
 
 

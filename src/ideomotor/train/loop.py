@@ -130,6 +130,8 @@ def _loop(job: _Job, progress: Progress) -> Progress:
     config, group = job.config, job.group
     with closing(Report(Path(config.out), progress, config.batch, silent=not group.leads)) as report:
         report.say(f"{job.learner.summary}; {job.data.summary}")
+        for remark in job.data.remarks(group.rank, group.world):
+            report.say(remark)
         report.say(f"{progress.processes} processes, {progress.precision} ({progress.precision_reason})")
         clock = _Clock(job.began, _evaluate(job, progress, report, []) if progress.step == 0 else 0.0)
         batches = job.data.loader.batches(progress.step, group.rank, group.world)
@@ -146,6 +148,8 @@ def _loop(job: _Job, progress: Progress) -> Progress:
                 _save(job, progress, report)
             if last or progress.step % config.eval_every == 0:
                 _evaluate(job, progress, report, [arrays])
+                if realized := job.data.realized(progress.step):
+                    report.say(realized)
             if asked:
                 break
     return progress

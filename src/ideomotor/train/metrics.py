@@ -33,7 +33,7 @@ def measure(learner: Learner, batches: Iterable[Arrays], group: Group, precision
     for arrays in batches:
         with torch.no_grad(), autocast(precision, learner.device):
             found = learner.measure(arrays)
-        totals = {name: _plus(totals.get(name, (0.0, 0.0)), pair) for name, pair in found.items()}
+        totals = {name: plus(totals.get(name, (0.0, 0.0)), pair) for name, pair in found.items()}
     learner.network.train()
     return _nested(_over_all_ranks(totals, group))
 
@@ -60,7 +60,8 @@ def share(right: Tensor, mask: Tensor) -> tuple[float, float]:
     return float((right & mask).sum()), float(mask.sum())
 
 
-def _plus(left: tuple[float, float], right: tuple[float, float]) -> tuple[float, float]:
+def plus(left: tuple[float, float], right: tuple[float, float]) -> tuple[float, float]:
+    """Add two sums and their counts."""
     return left[0] + right[0], left[1] + right[1]
 
 

@@ -121,9 +121,12 @@ class TokenLearner:
                 output = self.network.chunk(batch, noise).float().cpu().numpy()
             case _:
                 assert_never(self._head)
-        found, everywhere = self._data.pipeline.decode(output), np.ones(wanted.shape, bool)
-        errors = metrics.errors(self._data.pipeline.embodiment, found, wanted, everywhere)
-        return sums | errors | {"loss": (float(loss) * size, size)}
+        for number, part in enumerate(self._data.parts):
+            rows = np.flatnonzero(arrays["body"] == number)
+            found = part.decode(output[rows]) if len(rows) else wanted[:0]
+            errors = metrics.errors(part.embodiment, found, wanted[rows], np.ones(wanted[rows].shape, bool))
+            sums = {**sums, **{name: metrics.plus(sums.get(name, (0.0, 0.0)), pair) for name, pair in errors.items()}}
+        return sums | {"loss": (float(loss) * size, size)}
 
     def _all_ids(self, batch: TokenBatch, chosen: Tensor) -> Tensor:
         """Return the likeliest ids [B, K]; windows that are measured have all their actions."""

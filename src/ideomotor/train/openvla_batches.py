@@ -18,11 +18,13 @@ from ideomotor.core.errors import UsageError, UserError, unknown
 from ideomotor.core.spec import Embodiment
 from ideomotor.data.augment import Augment
 from ideomotor.data.cache import open_cache
+from ideomotor.data.columns import large_columns
 from ideomotor.data.dataset import Dataset, training_episodes
 from ideomotor.data.loader import Loader, LoaderConfig
 from ideomotor.data.norm_stats import NormStatistics
 from ideomotor.data.resize import Evaluation, Trained, centre_crop
-from ideomotor.data.windows import Window, WindowSource, split_episodes
+from ideomotor.data.windows import WholeChunks, Window, WindowSource, split_episodes
+from ideomotor.pipeline.bodies import encode_by_body
 from ideomotor.pipeline.openvla import CONFIG, OpenVLAPipeline
 from ideomotor.pipeline.openvla_config import NetworkShape, OneByOne
 from ideomotor.train.batches import (
@@ -31,13 +33,12 @@ from ideomotor.train.batches import (
     Data,
     Split,
     all_tasks,
-    common_embodiment,
-    joint_statistics,
-    open_datasets,
     shares,
+    split_statistics,
     spread,
 )
 from ideomotor.train.config import Lora, TrainConfig, number_of_processes
+from ideomotor.train.sources import Sources, open_sources
 
 if TYPE_CHECKING:
     from ideomotor.model.openvla_weights import Source
@@ -54,17 +55,21 @@ class TokenData(Data):
     pipeline: OpenVLAPipeline
     checkpoint: Path = Path()  # the base model: a folder, or a file of Prismatic's training
     adapter: Path | None = None  # of a run that goes on
+    parts: tuple[OpenVLAPipeline, ...] = ()  # of each body, the first is `pipeline`
 
 
 @dataclass(frozen=True)
 class Encode:
     """What the loader does with windows; beside the network's arrays it leaves the raw actions, to measure errors in their units."""
 
-    pipeline: OpenVLAPipeline
+    pipelines: tuple[OpenVLAPipeline, ...]  # of each body
+    bodies: tuple[str, ...]  # their names
 
     def __call__(self, windows: list[Window]) -> Arrays:
-        """Return the arrays of a batch."""
-        return self.pipeline.encode(windows) | {"raw_actions": np.stack([window.actions for window in windows])}
+        """Return the arrays of a batch; `body` [B] numbers the bodies."""
+        body = np.array([self.bodies.index(window.body) for window in windows])
+        arrays = encode_by_body(windows, [pipeline.encode for pipeline in self.pipelines], body)
+        return arrays | {"raw_actions": np.stack([window.actions for window in windows]), "body": body}
 
 
 @dataclass(frozen=True)
@@ -75,37 +80,12 @@ class EncodeHeldOut:
 
     def __call__(self, windows: list[Window]) -> Arrays:
         """Return the arrays of a batch."""
-        arrays, arrival = self.encode(windows), self.encode.pipeline.config.arrival
+        arrays, arrival = self.encode(windows), self.encode.pipelines[0].config.arrival
         if isinstance(arrival, Evaluation) and arrival.crop_area is not None:
             pictures = arrays["images"].reshape(-1, *arrays["images"].shape[2:])
             cropped = np.stack([centre_crop(picture, arrival.crop_area) for picture in pictures])
             arrays["images"] = cropped.reshape(arrays["images"].shape)
         return arrays
-
-
-class WholeChunks:
-    """The windows whose chunk ends before the episode does: what OpenVLA-OFT learns from."""
-
-    def __init__(self, source: WindowSource) -> None:
-        self._source = source
-        self._windows = whole(source)
-
-    @property
-    def name(self) -> str:
-        """Names the content."""
-        return f"{self._source.name} whole"
-
-    def __len__(self) -> int:
-        return len(self._windows)
-
-    def __getitem__(self, index: int) -> Window:
-        return self._source[int(self._windows[index])]
-
-
-def whole(source: WindowSource) -> np.ndarray:
-    """Return the numbers of the windows of a source that hold no action beyond the end of an episode."""
-    ends = source.starts[source.episode_of + 1]
-    return np.flatnonzero((np.arange(len(source)) + source.horizon <= ends) | (source.chunks is not None))
 
 
 def load_token_data(config: TrainConfig, start: Path | None) -> TokenData:
@@ -119,25 +99,26 @@ def load_token_data(config: TrainConfig, start: Path | None) -> TokenData:
 
     stage = _stage(config)
     checkpoint, adapter = _places(config, start)
-    datasets = open_datasets(config.data)
-    embodiment = common_embodiment(datasets)
+    sources = open_sources(config)
     shape = network_shape(open_source(checkpoint).config)
     before = _pipeline_of(checkpoint if adapter is None else adapter, shape)
-    cameras = _cameras(stage, before, embodiment)
-    size = before.config.image_size
-    splits = tuple(_split(dataset, cameras, size, before.config.chunk.predicted, config) for dataset in datasets)
-    pipeline = _fitted(before, embodiment, splits, cameras, config)
-    _check_widths(shape, embodiment, checkpoint)
+    cameras = _cameras(stage, before, sources.embodiments[0])
+    splits = tuple(_split(sources, number, cameras, before, config) for number in range(len(sources.datasets)))
+    pipelines = _fitted(before, sources, splits, cameras, config)
+    pipeline = pipelines[0]
+    for embodiment in sources.embodiments:
+        _check_widths(shape, embodiment, checkpoint)
     pipeline.check_network(shape, checkpoint)
-    encode = Encode(pipeline)
+    encode = Encode(pipelines, tuple(body.name for body in sources.bodies))
     one_by_one = isinstance(pipeline.config.output, OneByOne)
     loader = Loader(
         [split.train if one_by_one else WholeChunks(split.train) for split in splits],
-        shares(config.weights, splits),
+        sources.shares or shares(config.weights, splits),
         LoaderConfig(config.batch, config.seed, config.workers, Augment() if stage.augment == "openvla" else None),
         encode,
     )
-    held_out = [(d, int(i)) for d, split in enumerate(splits) for i in whole(split.held_out)]
+    wholes = [WholeChunks(split.held_out) for split in splits]
+    held_out = [(d, whole.window(i)) for d, whole in enumerate(wholes) for i in range(len(whole))]
     return TokenData(
         pipeline,
         loader,
@@ -147,6 +128,7 @@ def load_token_data(config: TrainConfig, start: Path | None) -> TokenData:
         EVALUATED_TOGETHER,
         checkpoint=checkpoint,
         adapter=adapter,
+        parts=pipelines,
     )
 
 
@@ -226,13 +208,26 @@ def _cameras(stage: Lora, before: OpenVLAPipeline, embodiment: Embodiment) -> tu
     return stated
 
 
-def _split(dataset: Dataset, cameras: Sequence[str], size: int, horizon: int, config: TrainConfig) -> Split:
+def _split(
+    sources: Sources, number: int, cameras: Sequence[str], before: OpenVLAPipeline, config: TrainConfig
+) -> Split:
+    dataset, side = sources.datasets[number], before.config.image_size
     episodes = training_episodes(dataset)
     split = split_episodes(len(episodes), config.validation_share, SPLIT_SEED)
     workers = number_of_processes(config.processes)
-    frames = open_cache(dataset, cameras, (size, size), workers=workers, method="lanczos3")
+    frames = open_cache(dataset, cameras, (side, side), workers=workers, method="lanczos3")
+    store = large_columns(dataset, [])
     train, held_out = (
-        WindowSource(dataset, horizon, [episodes[e] for e in part], frames, labels=[])
+        WindowSource(
+            dataset,
+            before.config.chunk.predicted,
+            [episodes[e] for e in part],
+            frames,
+            labels=[],
+            rate=config.rate or None,
+            store=store,
+            body=sources.body(number).name,
+        )
         for part in (split.train, split.validation)
     )
     return Split(train, held_out, frames)
@@ -240,21 +235,38 @@ def _split(dataset: Dataset, cameras: Sequence[str], size: int, horizon: int, co
 
 def _fitted(
     before: OpenVLAPipeline,
-    embodiment: Embodiment,
+    sources: Sources,
     splits: Sequence[Split],
     cameras: tuple[str, ...],
     config: TrainConfig,
-) -> OpenVLAPipeline:
-    """Return the pipeline with the statistics of the training episodes under a key of their own."""
-    transitions, trajectories = (
-        sum(count) for count in zip(*((len(s.train), len(s.train.episodes)) for s in splits), strict=True)
-    )
-    entry = before.dataset_entry(embodiment, joint_statistics(splits), transitions, trajectories)
-    key = "+".join(dict.fromkeys(dataset_key(split.train.dataset) for split in splits))
-    pipeline = before.for_training(embodiment, key, entry, all_tasks(before.tasks, config.tasks))
+) -> tuple[OpenVLAPipeline, ...]:
+    """Return the pipeline of each body, with the statistics of its training episodes under a key of their own beside the others'."""
+    pooled, keys = split_statistics(splits), dict[str, Embodiment]()
+    pipeline, tasks = before, all_tasks(before.tasks, config.tasks)
+    for number, body in enumerate(sources.bodies):
+        mine = [split for split, of in zip(splits, sources.of, strict=True) if of == number]
+        transitions, trajectories = sum(len(s.train) for s in mine), sum(len(s.train.episodes) for s in mine)
+        entry = before.dataset_entry(body.embodiment, pooled.of(body.embodiment), transitions, trajectories)
+        key = "+".join(dict.fromkeys(dataset_key(split.train.dataset) for split in mine))
+        keys[key] = body.embodiment
+        pipeline = pipeline.for_training(body.embodiment, key, entry, tasks)
+    if len(keys) < len(sources.bodies):
+        raise UserError(
+            "two datasets of different bodies lie in folders of one name; rename one: statistics are kept by it"
+        )
     arrival = pipeline.config.arrival if _stage(config).augment == "openvla" else Trained(before.config.image_size)
     settings = replace(pipeline.config, cameras=cameras, arrival=arrival)
-    return OpenVLAPipeline(settings, embodiment, pipeline.statistics, pipeline.tokenizer, pipeline.notices)
+    return tuple(
+        OpenVLAPipeline(
+            replace(settings, statistics=key),
+            embodiment,
+            pipeline.statistics,
+            pipeline.tokenizer,
+            pipeline.notices,
+            pipeline.others,
+        )
+        for key, embodiment in keys.items()
+    )
 
 
 def _check_widths(shape: NetworkShape, embodiment: Embodiment, checkpoint: Path) -> None:

@@ -14,6 +14,7 @@ from ideomotor.model.batch import Batch
 from ideomotor.model.language_weights import read_language_into
 from ideomotor.model.vla import VLA
 from ideomotor.model.weights import load_network, save_network
+from ideomotor.pipeline.bodies import BodiesPipeline
 from ideomotor.pipeline.slots import Pipeline
 from ideomotor.tokenize.text import drop_words, foreign_words
 from ideomotor.train import learner, metrics
@@ -94,7 +95,7 @@ class SlotLearner:
         self,
         network: VLA,
         config: TrainConfig,
-        pipeline: Pipeline,
+        pipeline: Pipeline | BodiesPipeline,
         features: Callable[[Precision, Group], FeatureStore] | None,
     ) -> None:
         """Train `network`; `features` computes what a tower that rests sees, once the precision is known."""
@@ -149,7 +150,7 @@ class SlotLearner:
             case Vision():
                 return sums | self._vision(batch)
             case FrozenTower() | Everything():
-                return sums | self._action(batch)
+                return sums | self._action(batch, arrays)
             case _:
                 assert_never(self.stage)
 
@@ -159,7 +160,7 @@ class SlotLearner:
         with_object = {role: (batch.labels[f"{role}.class"] > 0).sum().float().item() for role in found}
         return {f"accuracy.{role}": (float(s) * with_object[role], with_object[role]) for role, s in found.items()}
 
-    def _action(self, batch: Batch) -> Sums:
+    def _action(self, batch: Batch, arrays: Arrays) -> Sums:
         network = self.network
         assert batch.actions is not None, "windows have actions"
         assert batch.actions_mask is not None, "windows have an action mask"
@@ -172,8 +173,12 @@ class SlotLearner:
                 sums[f"accuracy.{name}"] = metrics.share(head.right(states[name], values), mask)
                 distance = (head.coordinate(network.answer(states, name)) - head.coordinate(values)).abs()
                 sums[f"errors.{name} [bins]"] = (float((distance * mask).sum()), float(mask.sum()))
-        found, wanted = (self._pipeline.decode(x.float().numpy()) for x in (network.decode(states), batch.actions))
-        return sums | metrics.errors(self._pipeline.embodiment, found, wanted, batch.actions_mask.numpy())
+        chunks, mask = (network.decode(states), batch.actions), batch.actions_mask.numpy()
+        for part, rows in self._pipeline.by_body(arrays):
+            found, wanted = (part.decode(x.float().numpy()[rows]) for x in chunks)
+            for name, pair in metrics.errors(part.embodiment, found, wanted, mask[rows]).items():
+                sums[name] = metrics.plus(sums.get(name, (0.0, 0.0)), pair)
+        return sums
 
     def save(self, folder: Path, steps: int) -> None:
         """Write the policy after so many steps."""
