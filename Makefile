@@ -2,7 +2,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/
 export OMP_NUM_THREADS ?= 1
-.PHONY: install demo test test-all check bench docs build pictures real-weights
+.PHONY: install demo test test-all check bench bench-peers docs build pictures real-weights
 install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -27,6 +27,16 @@ check: install
 
 bench: install
 	$(RUN)python tools/bench.py --out build/bench.json
+
+bench-peers: build/peers/tfds/installed build/peers/lerobot/installed   # several GB; `make bench` measures against them where they are
+build/peers/tfds/installed:
+	$(PYTHON) -m venv build/peers/tfds
+	build/peers/tfds/bin/pip install -q tensorflow-cpu==2.20.0 tensorflow-datasets==4.9.9 'tensorflow-metadata<1.18' importlib_resources pillow
+	touch $@
+build/peers/lerobot/installed:
+	$(PYTHON) -m venv build/peers/lerobot
+	build/peers/lerobot/bin/pip install -q lerobot==0.4.4
+	touch $@
 
 docs: install
 	$(RUN)sphinx-build -W --keep-going docs docs/_build/html

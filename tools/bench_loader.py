@@ -1,16 +1,15 @@
-"""Measure resizing against TensorFlow, and random access against lerobot: one thread, CPU time, outputs compared first, in turns.
+"""Measure random access against lerobot: one thread, CPU time, outputs compared first, in turns.
 
-    .venv/bin/python tools/bench_loader.py --tfds PYTHON --lerobot PYTHON
+    IDEOMOTOR_LEROBOT=PYTHON .venv/bin/python tools/bench_loader.py
 
-PYTHON are interpreters with TensorFlow and with lerobot 0.4.4. TensorFlow runs in a process of its own, both sides take turns. lerobot's
-dataset and ours run in one process of lerobot's environment, with the modules that it lacks from ours: so both have the same decoder.
-Where torchcodec finds no FFmpeg of the system, it is given that of PyAV.
+PYTHON is an interpreter with lerobot 0.4.4; by default that of `make bench-peers`. lerobot's dataset and ours run in one process of
+lerobot's environment, with the modules that it lacks from ours: so both have the same decoder. Where torchcodec finds no FFmpeg of the
+system, it is given that of PyAV.
 """
 
 import os
 
 os.environ.update({name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")})
-os.environ.update({"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"})
 
 import argparse
 import json
@@ -22,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,17 +35,14 @@ SQUARE = 224  # [px]
 EPISODES, LENGTH, HORIZON = 6, 60, 16
 SAMPLES = 40  # random places a round
 KINDS = ("image", "video")
+HERE = Path(__file__).resolve().parent
+PEER = Path(os.environ.get("IDEOMOTOR_LEROBOT", HERE.parent / "build" / "peers" / "lerobot" / "bin" / "python"))
 
 
 def main() -> None:
     """Print the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tfds", type=Path)
-    parser.add_argument("--lerobot", type=Path)
-    options = parser.parse_args()
-    found = [rlds_lanczos(options.tfds)] if options.tfds else []
-    found += loader_random(options.lerobot) if options.lerobot else []
-    for entry in found:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    for entry in loader_random():
         print(json.dumps(vars(entry), indent=1))
 
 
@@ -63,76 +59,22 @@ def picture(number: int, height: int = SIDE, width: int = SIDE) -> np.ndarray:
     return np.ascontiguousarray(image.transpose(1, 2, 0))
 
 
-# --------------------------------------------------------------------------- rlds.lanczos
-
-
-def rlds_lanczos(tensorflow: Path) -> "Entry":
-    """Return the row: frames per CPU-second decoded from JPEG and resized by Lanczos-3 to 224 px."""
-    import simplejpeg
-    from bench import Entry
-
-    from ideomotor.data.images import decode
-    from ideomotor.data.resize import lanczos3
-
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        files = [simplejpeg.encode_jpeg(picture(k), quality=90, colorsubsampling="420") for k in range(PICTURES)]
-        for k, content in enumerate(files):
-            (folder / f"{k:03}.jpg").write_bytes(content)
-        with Peer([str(tensorflow), __file__, "--inside", "tensorflow", name]) as peer:
-            theirs = np.load(folder / "resized.npy")
-            apart = np.abs(np.stack([lanczos3(decode(f), SQUARE) for f in files]).astype(int) - theirs)
-            ours, other = in_turns(
-                lambda: cpu_seconds(lambda: [lanczos3(decode(f), SQUARE) for f in files]), lambda: peer.ask()["call"]
-            )
-            tuned = PICTURES / min(peer.ask()["dataset"] for _ in range(3))
-    same = bool(apart.max() <= 1 and (apart > 0).mean() < 1e-3)
-    rates = PICTURES / ours, PICTURES / other
-    ratio = round(rates[0] / max(rates[1], tuned), 2)
-    return Entry(
-        "rlds.lanczos", round(rates[0]), round(max(rates[1], tuned)), None, "frames/CPU-s", ratio, ">= 1.7x", same and ratio >= 1.7,
-        f"{SIDE}-px JPEG (q90, 4:2:0) decoded and resized to {SQUARE} px by Lanczos-3 with antialiasing, one thread, medians of {ROUNDS} in"
-        f" turns; outputs at most {apart.max()} level apart, in {100 * (apart > 0).mean():.3f} % of the values (both with the accurate DCT;"
-        f" timed is TensorFlow's default, which is faster); TensorFlow by tf.function {rates[1]:.0f}, by tf.data {tuned:.0f}",
-    )  # fmt: skip
-
-
-def inside_tensorflow(folder: Path) -> None:
-    """Resize all pictures once and save them; then measure at each line from the other side."""
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    files = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
-
-    def resized(method: str) -> Any:
-        @tf.function(input_signature=[tf.TensorSpec((), tf.string)])
-        def call(content: Any) -> Any:
-            image = tf.io.decode_jpeg(content, channels=3, dct_method=method)
-            image = tf.image.resize(image, (SQUARE, SQUARE), method="lanczos3", antialias=True)
-            return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
-
-        return call
-
-    fast, exact = resized(""), resized("INTEGER_ACCURATE")
-    np.save(folder / "resized.npy", np.stack([exact(tf.constant(f)).numpy() for f in files]))
-    tensors = [tf.constant(f) for f in files]
-    dataset = tf.data.Dataset.from_tensor_slices(files).map(fast, num_parallel_calls=1).batch(16)
-    for _ in answers():
-        calls = cpu_seconds(lambda: [fast(f).numpy() for f in tensors])
-        answer({"call": calls, "dataset": cpu_seconds(lambda: [batch.numpy() for batch in dataset])})
-
-
 # --------------------------------------------------------------------------- loader.random
 
 
-def loader_random(lerobot: Path) -> "list[Entry]":
+def loader_random(lerobot: Path = PEER) -> "list[Entry]":
     """Return the rows: samples per CPU-second at random places of a LeRobotDataset v3.0 with two cameras."""
     from bench import Entry
 
+    if not lerobot.is_file():
+        note = f"lerobot is absent ({lerobot}); `make bench-peers` installs it, IDEOMOTOR_LEROBOT names another python"
+        return [
+            Entry(f"loader.random.{kind}", None, None, None, "samples/CPU-s", None, ">= 1x", None, note)
+            for kind in KINDS
+        ]
     with tempfile.TemporaryDirectory() as name:
         environment = dict(os.environ, LD_LIBRARY_PATH=ffmpeg_folder(lerobot, Path(name)), HF_HUB_OFFLINE="1")
-        command = [str(lerobot), __file__, "--inside", "lerobot", name]
+        command = [str(lerobot), __file__, "--inside", name]
         run = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
         if run.returncode:
             raise RuntimeError(f"the side of lerobot ended with {run.returncode}:\n{run.stderr[-2000:]}")
@@ -302,45 +244,8 @@ def in_turns(ours: Callable[[], float], theirs: Callable[[], float]) -> tuple[fl
     return statistics.median(found[0]), statistics.median(found[1])
 
 
-class Peer:
-    """A process that measures when it is asked."""
-
-    def __init__(self, command: list[str]) -> None:
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.ask()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def ask(self) -> dict[str, float]:
-        """Let it measure once."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        for line in self._process.stdout:
-            if line.startswith("{"):
-                return json.loads(line)
-        raise RuntimeError(f"the peer ended with {self._process.wait()}")
-
-
-def answers() -> Any:
-    """Yield once for each line from the other side."""
-    return sys.stdin
-
-
-def answer(found: dict[str, float]) -> None:
-    """Send what was measured."""
-    print(json.dumps(found), flush=True)
-
-
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--inside"]:
-        {"tensorflow": inside_tensorflow, "lerobot": inside_lerobot}[sys.argv[2]](Path(sys.argv[3]))
+        inside_lerobot(Path(sys.argv[2]))
     else:
         main()

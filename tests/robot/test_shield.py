@@ -1092,6 +1092,15 @@ def test_an_allowance_makes_parts_thicker_by_what_tracking_errors_can_do() -> No
     assert 0.007 < lost.max() < 0.025
 
 
+def test_what_is_far_away_does_not_push_towards_what_is_near(runs: Any) -> None:
+    """Found once in 1,000 stops: 7 um from the edge of the workspace, where all other obstacles lie on the inner side."""
+    stood = np.array([1.68195411, -2.79371702, 0.12576009, -1.63156413, -2.18723627, -1.95641593])
+    d = runs.Drive(UR5E, CELL, runs.FREE, stood)
+    for _ in range(100):
+        d.retreat()
+    assert np.abs(d.q - stood).max() > 0.05
+
+
 def test_an_allowance_keeps_commands_that_much_further_inside_the_joint_limits(drive: Any) -> None:
     """0.03 rad in joint 1, and 0.02 rad for goals: pushed up, it ends at 2.8973 - 0.05, where joint 7, without errors, ends at 2.8973 - 0.02."""
     d = drive(allowance=(0.03, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0))

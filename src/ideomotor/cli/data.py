@@ -201,10 +201,9 @@ def guess(command: Guess) -> None:
     from ideomotor.data import meaning
 
     found = meaning.guess(command.read.open(command.folder))
-    print(meaning.guess_text(found))
     meaning.write_guess(found, command.out)
     print(
-        f"\nwritten: {command.out}. It is a guess: correct what is wrong and fill in what you know, then add --embodiment {command.out}"
+        f"{meaning.guess_text(found)}\n\nwritten: {command.out}. It is a guess: correct what is wrong and fill in what you know, then add --embodiment {command.out}"
     )
 
 

@@ -408,7 +408,8 @@ class Shield:
         if len(self.clearance.nearest(frames, CLOSE).distance) == 0:
             return
         rows, room = barrier_rows(self.clearance, frames)
-        away = -(rows / (0.05 + room)[:, None]).sum(axis=0)
+        near = room <= CLOSE  # what is far away must not push towards what is near
+        away = -(rows / (0.05 + room)[:, None])[near if near.any() else slice(None)].sum(axis=0)
         wish = joint_wish(q, q + 0.3 / GAIN * away / max(float(np.abs(away).max()), 1e-9))
         goal = self._wished(memory, wish, found)
         if goal is not None:
