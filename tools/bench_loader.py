@@ -181,7 +181,7 @@ def has_torchcodec() -> bool:
 
 def our_reader(folder: Path, kind: str, backend: str) -> Any:
     """Open the dataset with our reader, with the same decoder."""
-    from ideomotor.data.lerobot import LeRobotDataset
+    from ideomotor.data.lerobot.v3 import LeRobotDataset
 
     if kind != "video" or backend != "torchcodec":
         return LeRobotDataset(folder)

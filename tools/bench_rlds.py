@@ -187,7 +187,7 @@ def _environment() -> dict[str, str]:
 
 def serve(folder: Path) -> None:
     """Answer requests until the input ends: "NAME", "NAME digest", or "NAME FILE.npy"."""
-    from ideomotor.data.rlds import RldsDataset
+    from ideomotor.data.rlds.dataset import RldsDataset
 
     dataset = RldsDataset(folder)
     ways: dict[str, Callable[[], Iterator[Any]]] = {
@@ -217,8 +217,8 @@ def serve(folder: Path) -> None:
 
 def parse(folder: Path) -> Iterator[list[bytes]]:
     """Parse every record, with its checksums."""
-    from ideomotor.data.example import Strings, parse
-    from ideomotor.data.tfrecord import Shard
+    from ideomotor.data.rlds.example import Strings, parse
+    from ideomotor.data.rlds.tfrecord import Shard
 
     for path in sorted(folder.glob("*.tfrecord*")):
         shard = Shard(path)
@@ -253,8 +253,8 @@ def lanczos(dataset: Any) -> Iterator[Any]:
 
 def index(dataset: Any) -> Iterator[range]:
     """Build the index of every shard again."""
-    from ideomotor.data.frame_index_build import Job, build
-    from ideomotor.data.rlds_features import read_features
+    from ideomotor.data.rlds.features import read_features
+    from ideomotor.data.rlds.frame_index_build import Job, build
 
     features = tuple(leaf.step_feature for leaf in read_features(next(dataset.path.rglob("features.json"))).steps)
     with tempfile.TemporaryDirectory() as name:

@@ -114,14 +114,14 @@ def _ignoring_refusals(read: Callable[[], Any]) -> None:
 
 def read_rlds(folder: str) -> None:
     """Open and read an RLDS dataset."""
-    from ideomotor.data.rlds import RldsDataset
+    from ideomotor.data.rlds.dataset import RldsDataset
 
     exercise(RldsDataset(Path(folder)))
 
 
 def read_lerobot(folder: str) -> None:
     """Open and read a LeRobotDataset v3.0."""
-    from ideomotor.data.lerobot import LeRobotDataset
+    from ideomotor.data.lerobot.v3 import LeRobotDataset
 
     dataset = LeRobotDataset(Path(folder))
     _ignoring_refusals(lambda: dataset.tasks)
@@ -130,7 +130,7 @@ def read_lerobot(folder: str) -> None:
 
 def read_lerobot_v2(folder: str) -> None:
     """Open and read a LeRobotDataset v2.1."""
-    from ideomotor.data.lerobot_v2 import LeRobotV2Dataset
+    from ideomotor.data.lerobot.v2 import LeRobotV2Dataset
 
     dataset = LeRobotV2Dataset(Path(folder))
     _ignoring_refusals(lambda: dataset.tasks)
@@ -140,7 +140,7 @@ def read_lerobot_v2(folder: str) -> None:
 def read_hdf5(folder: str) -> None:
     """Open and read HDF5 files of any of the three layouts."""
     from ideomotor.data.dataset import Reading
-    from ideomotor.data.hdf5 import open_hdf5
+    from ideomotor.data.hdf5.files import open_hdf5
 
     exercise(open_hdf5(Path(folder), Reading(colour="bgr")))
 

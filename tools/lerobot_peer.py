@@ -61,7 +61,7 @@ def record(folder: Path) -> None:
 
     from ideomotor.core.spec import Camera, Channel, Embodiment
     from ideomotor.core.types import Episode, Observation, Step
-    from ideomotor.data.lerobot_writer import DatasetWriter
+    from ideomotor.data.lerobot.writer import DatasetWriter
 
     state, action = tuple(Channel(n, "m") for n in "xyz"), (Channel("x", "m"), Channel("y", "m"))
     embodiment = Embodiment("toy", "panda", 10.0, action, state, (Camera("front", HEIGHT, WIDTH),))

@@ -61,7 +61,7 @@ def main(peer: str) -> None:
 
 def convert_all(root: Path) -> None:
     """Write the four datasets, and the JPEG files beside them."""
-    from ideomotor.data.convert import convert_folder
+    from ideomotor.data.convert.job import convert_folder
 
     source: Any = make_source(root)
     for target in ("lerobot-v3", "lerobot-v2.1"):
@@ -147,7 +147,7 @@ def make_source(root: Path) -> Any:  # noqa: C901 (one small class)
 
 def read_back(root: Path) -> None:
     """Read what lerobot's converter made of our v2.1, and our own v2.1 once more."""
-    from ideomotor.data.lerobot_v2 import open_lerobot
+    from ideomotor.data.lerobot.v2 import open_lerobot
 
     for name in ("lerobot-v2.1-image", "lerobot-v2.1-video", "lerobot-v2.1-image_old", "lerobot-v2.1-video_old"):
         dataset = open_lerobot(root / name)

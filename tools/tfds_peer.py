@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ideomotor.data.rlds import INSTRUCTIONS, RldsDataset
+from ideomotor.data.rlds.dataset import INSTRUCTIONS, RldsDataset
 
 HERE = Path(__file__).resolve().parent
 FILES = HERE.parent / "tests" / "data" / "files" / "rlds"

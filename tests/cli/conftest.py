@@ -13,7 +13,7 @@ from ideomotor.collect import record
 from ideomotor.collect.expert import Expert
 from ideomotor.core.spec import ChunkLength, Embodiment
 from ideomotor.core.types import Episode
-from ideomotor.data.lerobot_writer import DatasetWriter
+from ideomotor.data.lerobot.writer import DatasetWriter
 from ideomotor.data.statistics import Statistics, summarize
 from ideomotor.model.presets import tiny
 from ideomotor.model.vla import VLA

@@ -8,7 +8,7 @@ import pytest
 from ideomotor.cli import names
 from ideomotor.cli.main import run
 from ideomotor.core.types import Episode
-from ideomotor.data.lerobot_writer import DatasetWriter
+from ideomotor.data.lerobot.writer import DatasetWriter
 from ideomotor.sim.tasks.pick import PICK
 
 MARKUP = '<script>alert("1")</script><img src=x onerror=alert(2)>'

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 sys.path.insert(0, str(Path(__file__).parent))
 from odd_source import OddSource
 
-from ideomotor.data.convert import convert
+from ideomotor.data.convert.job import convert
 
 
 class SmallSource(OddSource):

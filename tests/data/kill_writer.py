@@ -17,7 +17,7 @@ from recordings import EMBODIMENT, episode
 
 from ideomotor.core.errors import UserError
 from ideomotor.data.dataset import open_dataset
-from ideomotor.data.lerobot_writer import DatasetWriter
+from ideomotor.data.lerobot.writer import DatasetWriter
 
 EPISODES = 3
 FILE_SIZE = 15_000  # [bytes]: the first two episodes are joined while another is still to come

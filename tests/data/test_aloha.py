@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import hdf5_writer as writer
 
 from ideomotor.core.errors import UserError
-from ideomotor.data.aloha import AlohaDataset, colour_preview
 from ideomotor.data.dataset import Dataset, EncodedImages, Reading
-from ideomotor.data.hdf5 import open_hdf5
+from ideomotor.data.hdf5.aloha import AlohaDataset, colour_preview
+from ideomotor.data.hdf5.files import open_hdf5
 
 RGB, BGR = Reading(colour="rgb"), Reading(colour="bgr")
 

@@ -18,7 +18,7 @@ from memory_dataset import MemoryDataset, Suicidal
 from ideomotor.core.errors import UserError
 from ideomotor.data import cache
 from ideomotor.data.cache import open_cache
-from ideomotor.data.rlds import RldsDataset
+from ideomotor.data.rlds.dataset import RldsDataset
 from ideomotor.data.windows import WindowSource
 
 

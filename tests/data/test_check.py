@@ -19,7 +19,7 @@ from recordings import EMBODIMENT, episode
 
 from ideomotor.core.errors import UserError
 from ideomotor.data.check import check_dataset
-from ideomotor.data.lerobot_writer import DatasetWriter
+from ideomotor.data.lerobot.writer import DatasetWriter
 
 DATA = "data/chunk-000/file-000.parquet"
 EPISODES = "meta/episodes/chunk-000/file-000.parquet"

@@ -23,13 +23,13 @@ from recordings import EMBODIMENT, episode, picture
 
 from ideomotor.core.errors import UserError
 from ideomotor.data.check import check_dataset
-from ideomotor.data.check_lerobot_v2 import lerobot_v2_faults
-from ideomotor.data.convert import convert, convert_folder
+from ideomotor.data.convert.job import convert, convert_folder
+from ideomotor.data.convert.original_names import with_original_names
+from ideomotor.data.convert.video_writer import BOUND, psnr
 from ideomotor.data.dataset import Dataset, Feature
-from ideomotor.data.lerobot_v2 import open_lerobot
-from ideomotor.data.lerobot_writer import DatasetWriter
-from ideomotor.data.original_names import with_original_names
-from ideomotor.data.video_writer import BOUND, psnr
+from ideomotor.data.lerobot.check_v2 import lerobot_v2_faults
+from ideomotor.data.lerobot.v2 import open_lerobot
+from ideomotor.data.lerobot.writer import DatasetWriter
 
 BRIDGE = Path(__file__).parents[3] / "shared/fixtures/bridge-rlds-train"
 
@@ -227,7 +227,7 @@ def test_names_survive_further_conversions(tmp_path: Path) -> None:
 
 
 def test_rlds_keeps_its_encoded_images(tmp_path: Path) -> None:
-    rlds = pytest.importorskip("ideomotor.data.rlds")
+    rlds = pytest.importorskip("ideomotor.data.rlds.dataset")
     rlds_writer.write(tmp_path / "toy/1.0.0", [rlds_writer.episode_record(e, 3 + e) for e in range(3)])
     before: Any = rlds.RldsDataset(tmp_path / "toy")
     _compare_with_rlds(before, tmp_path / "out", fps=5.0)
@@ -240,7 +240,7 @@ def test_rlds_keeps_its_encoded_images(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not BRIDGE.is_dir(), reason="the Bridge sample is not part of the repository")
 def test_bridge_keeps_every_jpeg(tmp_path: Path) -> None:
-    from ideomotor.data.rlds import RldsDataset
+    from ideomotor.data.rlds.dataset import RldsDataset
 
     before: Any = RldsDataset(BRIDGE / "bridge_dataset/1.0.0")
     _compare_with_rlds(before, tmp_path / "out", fps=5.0)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ideomotor.core.errors import UserError
-from ideomotor.data.convert_names import (
+from ideomotor.data.convert.names import (
     NAMES_PATH,
     Names,
     OriginalColumn,
@@ -18,7 +18,7 @@ from ideomotor.data.convert_names import (
     original_camera,
     read_names,
 )
-from ideomotor.data.lerobot_info import AUTOMATIC
+from ideomotor.data.lerobot.info import AUTOMATIC
 
 WORDS = st.sampled_from(
     ["observation", "action", "image", "images", "annotation", "raw.", ".", "/", "%", "%61", "im", "age"]

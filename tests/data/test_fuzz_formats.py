@@ -22,7 +22,7 @@ EXAMPLES = {
     "parquet": 334,
     "hdf5": 250,
 }  # by the beginning of the name, where a format has several files; else 1000
-V2 = importlib.util.find_spec("ideomotor.data.lerobot_v2")
+V2 = importlib.util.find_spec("ideomotor.data.lerobot.v2")
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import hdf5_writer as writer
 
 from ideomotor.core.errors import UserError
 from ideomotor.data.dataset import Reading
-from ideomotor.data.hdf5 import array, looks_like_hdf5, member, open_file, open_hdf5, read_all, text_attribute
-from ideomotor.data.robomimic import RobomimicDataset
+from ideomotor.data.hdf5.files import array, looks_like_hdf5, member, open_file, open_hdf5, read_all, text_attribute
+from ideomotor.data.hdf5.robomimic import RobomimicDataset
 
 
 @pytest.fixture

@@ -18,11 +18,12 @@ import foreign_v2
 from foreign_v2 import FEATURES, LENGTHS, brightness
 
 from ideomotor.core.errors import UserError
-from ideomotor.data import lerobot, lerobot_v2_tables
-from ideomotor.data.check_lerobot_v2 import lerobot_v2_faults
 from ideomotor.data.dataset import Dataset, EncodedImages, Noted
-from ideomotor.data.lerobot import LeRobotDataset
-from ideomotor.data.lerobot_v2 import LeRobotV2Dataset, open_lerobot
+from ideomotor.data.lerobot import v2_tables as lerobot_v2_tables
+from ideomotor.data.lerobot import v3 as lerobot
+from ideomotor.data.lerobot.check_v2 import lerobot_v2_faults
+from ideomotor.data.lerobot.v2 import LeRobotV2Dataset, open_lerobot
+from ideomotor.data.lerobot.v3 import LeRobotDataset
 
 
 @pytest.fixture

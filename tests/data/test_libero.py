@@ -12,8 +12,8 @@ import hdf5_writer as writer
 
 from ideomotor.core.errors import UserError
 from ideomotor.data.dataset import Dataset, Reading
-from ideomotor.data.hdf5 import open_hdf5
-from ideomotor.data.libero import LiberoDataset
+from ideomotor.data.hdf5.files import open_hdf5
+from ideomotor.data.hdf5.libero import LiberoDataset
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from memory_dataset import MemoryDataset, explode, grow
 from ideomotor.core.errors import UsageError, UserError
 from ideomotor.data.images import Jitter, lookup_tables
 from ideomotor.data.loader import Loader, LoaderConfig
-from ideomotor.data.rlds import RldsDataset
+from ideomotor.data.rlds.dataset import RldsDataset
 from ideomotor.data.windows import WindowSource, stack
 
 LENGTHS = ([7, 5, 9], [40])

@@ -2,8 +2,8 @@
 
 from ideomotor.core.spec import Camera, Channel, Embodiment, Gripper, RotationForm
 from ideomotor.data.dataset import Feature
-from ideomotor.data.lerobot_info import CameraFeature
-from ideomotor.data.modality import channel_parts, modality, rotation_type
+from ideomotor.data.lerobot.info import CameraFeature
+from ideomotor.data.lerobot.modality import channel_parts, modality, rotation_type
 
 ARM = Embodiment(
     name="arm",

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ideomotor.core.errors import UserError
-from ideomotor.data.pixels import decode_colours, decode_pixels
+from ideomotor.data.rlds.pixels import decode_colours, decode_pixels
 
 
 def png(pixels, mode=None):

@@ -19,10 +19,10 @@ from ideomotor.core.errors import UserError
 from ideomotor.core.spec import Channel, Embodiment, Gripper, RotationForm
 from ideomotor.data import pooled, rows
 from ideomotor.data.dataset import ACTION, STATE
+from ideomotor.data.meaning.specification import action_key, state_key
 from ideomotor.data.pooled import Part, Pooled, pooled_statistics
 from ideomotor.data.resample import plan
 from ideomotor.data.rows import Moments, Rows, order_statistics
-from ideomotor.data.specification import action_key, state_key
 from ideomotor.data.statistics import Statistics, summarize_rows, training_statistics
 
 MINE = Embodiment(

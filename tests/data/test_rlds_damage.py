@@ -19,15 +19,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 import rlds_writer
 
 from ideomotor.core.errors import UserError
-from ideomotor.data import frame_index_build, gzip_shard, rlds_values
 from ideomotor.data.dataset import Reading
-from ideomotor.data.example import parse
-from ideomotor.data.frame_index import index_path, read_index, read_summary
-from ideomotor.data.gzip_shard import GzipShard
-from ideomotor.data.rlds import RldsDataset
-from ideomotor.data.rlds_features import Leaf, read_features
-from ideomotor.data.rlds_values import decode
-from ideomotor.data.tfrecord import CorruptRecordError, Shard
+from ideomotor.data.rlds import frame_index_build, gzip_shard
+from ideomotor.data.rlds import values as rlds_values
+from ideomotor.data.rlds.dataset import RldsDataset
+from ideomotor.data.rlds.example import parse
+from ideomotor.data.rlds.features import Leaf, read_features
+from ideomotor.data.rlds.frame_index import index_path, read_index, read_summary
+from ideomotor.data.rlds.gzip_shard import GzipShard
+from ideomotor.data.rlds.tfrecord import CorruptRecordError, Shard
+from ideomotor.data.rlds.values import decode
 
 LENGTHS = (4, 1, 3)
 
@@ -229,7 +230,7 @@ def test_indices_are_built_in_processes_and_equal_those_built_here(tmp_path, mon
 def test_a_script_without_a_guard_opens_and_two_of_them_at_once_do_not_disturb_each_other(toy, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom ideomotor.data import frame_index_build\nfrom ideomotor.data.rlds import"
+        "import sys\nfrom pathlib import Path\nfrom ideomotor.data import frame_index_build\nfrom ideomotor.data.rlds.dataset import"
         " RldsDataset\nframe_index_build._WORTH_A_PROCESS = 0\nd = RldsDataset(Path(sys.argv[1]))\nprint(d.length(2))\n"
     )
     running = [

@@ -15,9 +15,9 @@ import tfds_peer  # pyright: ignore[reportMissingImports]
 
 from ideomotor.core.errors import UserError
 from ideomotor.data.dataset import Dataset, EncodedImages, Noted, Reading
-from ideomotor.data.rlds import RldsDataset
-from ideomotor.data.rlds_features import read_features
-from ideomotor.data.rlds_folder import read_folder
+from ideomotor.data.rlds.dataset import RldsDataset
+from ideomotor.data.rlds.features import read_features
+from ideomotor.data.rlds.folder import read_folder
 
 FILES = Path(__file__).parent / "files" / "rlds"
 COUNTS = {"compressed": 91, "encoded": 41, "nested": 121, "pictures": 27, "ragged": 91, "types": 49}

@@ -13,8 +13,8 @@ import hdf5_writer as writer
 
 from ideomotor.core.errors import UsageError, UserError
 from ideomotor.data.dataset import Dataset, Noted, Reading
-from ideomotor.data.hdf5 import open_hdf5
-from ideomotor.data.robomimic import RobomimicDataset, looks_like
+from ideomotor.data.hdf5.files import open_hdf5
+from ideomotor.data.hdf5.robomimic import RobomimicDataset, looks_like
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import foreign_v2
 
 from ideomotor.core.errors import UserError
-from ideomotor.data import video_writer
+from ideomotor.data.convert import video_writer
+from ideomotor.data.convert.video_writer import BOUND, copy_packets, describe_video, encode_video, psnr, smallest_psnr
 from ideomotor.data.video import Video
-from ideomotor.data.video_writer import BOUND, copy_packets, describe_video, encode_video, psnr, smallest_psnr
 
 
 def smooth(number: int) -> np.ndarray:

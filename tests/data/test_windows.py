@@ -143,7 +143,7 @@ def test_a_large_source_is_made_in_seconds_and_a_window_takes_microseconds():
 
 def test_the_windows_of_an_rlds_dataset_are_its_frames(tmp_path):
     rlds_writer.write(tmp_path / "toy", [rlds_writer.episode_record(e, n) for e, n in enumerate((4, 1, 3))])
-    from ideomotor.data.rlds import RldsDataset
+    from ideomotor.data.rlds.dataset import RldsDataset
 
     window = WindowSource(RldsDataset(tmp_path / "toy"), horizon=2)[6]
     assert window.actions.tolist() == [[2.0, 1.0, 0.5], [2.0, 2.0, 0.5]]

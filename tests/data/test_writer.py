@@ -26,8 +26,8 @@ from ideomotor.core.errors import UserError
 from ideomotor.core.spec import SpecMismatchError
 from ideomotor.core.types import Episode
 from ideomotor.data.dataset import open_dataset
-from ideomotor.data.episode import encode_episode
-from ideomotor.data.lerobot_writer import DatasetWriter
+from ideomotor.data.lerobot.episode import encode_episode
+from ideomotor.data.lerobot.writer import DatasetWriter
 from ideomotor.data.png import encode_png
 
 
@@ -190,7 +190,7 @@ def test_kill_9_at_every_write_keeps_every_finished_episode(tmp_path: Path) -> N
 def test_equal_episodes_give_equal_bytes_under_any_hash_seed(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; sys.path.insert(0, sys.argv[1]); import recordings as r\n"
-        "from ideomotor.data.lerobot_writer import DatasetWriter\n"
+        "from ideomotor.data.lerobot.writer import DatasetWriter\n"
         "with DatasetWriter(pathlib.Path(sys.argv[2]), r.EMBODIMENT) as w:\n"
         "    for i in range(5): w.add_episode(r.episode(i, 3, instruction=f'task {i % 3}'))"
     )

@@ -6,7 +6,7 @@ import pytest
 
 from ideomotor.core.spec import Camera, Channel, Embodiment, Gripper, RotationForm
 from ideomotor.core.types import Episode, Observation, Step
-from ideomotor.data.lerobot_writer import DatasetWriter
+from ideomotor.data.lerobot.writer import DatasetWriter
 
 SIZE, PATCHES = 96, 36
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}

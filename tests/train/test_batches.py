@@ -7,7 +7,7 @@ import pytest
 from ideomotor.core.errors import UsageError, UserError
 from ideomotor.core.spec import Embodiment
 from ideomotor.core.types import Episode
-from ideomotor.data.lerobot_writer import DatasetWriter
+from ideomotor.data.lerobot.writer import DatasetWriter
 from ideomotor.train.batches import load_data
 from ideomotor.train.config import FrozenTower, TrainConfig, Vision
 

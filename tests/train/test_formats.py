@@ -12,9 +12,9 @@ import pytest
 
 from ideomotor.core.spec import Camera, Channel, Embodiment, Gripper
 from ideomotor.core.types import Episode, Observation, Step
-from ideomotor.data.convert import convert_folder
+from ideomotor.data.convert.job import convert_folder
 from ideomotor.data.dataset import open_dataset
-from ideomotor.data.lerobot_writer import DatasetWriter
+from ideomotor.data.lerobot.writer import DatasetWriter
 from ideomotor.train.batches import load_data
 from ideomotor.train.config import TrainConfig
 from ideomotor.train.loop import train

@@ -28,8 +28,8 @@ class Read:
     def open(self, folder: Path) -> "Dataset":
         """Open a dataset so."""
         from ideomotor.data.dataset import Reading, open_dataset
-        from ideomotor.data.described import DescribedDataset, read_embodiment
         from ideomotor.data.examine import check_once
+        from ideomotor.data.meaning.described import DescribedDataset, read_embodiment
 
         reading = Reading(self.salvage, self.version, self.colour)
         if (folder / "meta").is_dir():  # a damaged parquet file can end the process that reads it
@@ -152,7 +152,7 @@ def main(arguments: list[str]) -> None:
         case Mixture():
             mixture(command)
         case Preview():
-            from ideomotor.data.aloha import colour_preview
+            from ideomotor.data.hdf5.aloha import colour_preview
 
             print(colour_preview(command.folder, command.out))
         case _:
@@ -198,7 +198,7 @@ def check(command: Check) -> None:
 
 def guess(command: Guess) -> None:
     """Print a guess with its evidence, and write it for the user to correct."""
-    from ideomotor.data import meaning
+    from ideomotor.data.meaning import guess as meaning
 
     found = meaning.guess(command.read.open(command.folder))
     meaning.write_guess(found, command.out)
@@ -209,7 +209,7 @@ def guess(command: Guess) -> None:
 
 def convert(command: Convert) -> None:
     """Write the dataset in another format, and say what was lost."""
-    from ideomotor.data.convert import convert_folder
+    from ideomotor.data.convert.job import convert_folder
     from ideomotor.data.openx.standardized import record_for
 
     dataset = command.read.open(command.source)

@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
 
 def write_embodiment(config: PredictConfig, path: Path) -> None:
     """Write the embodiment as a file to be edited: without hash, and without what belongs to the policy."""
-    from ideomotor.data import described
+    from ideomotor.data.meaning import described
     from ideomotor.pipeline.openvla import OpenVLAPipeline
     from ideomotor.policy.local import open_pipeline
 

@@ -24,7 +24,7 @@ from ideomotor.core.errors import UsageError, UserError
 from ideomotor.core.files import write_json
 from ideomotor.core.spec import Embodiment, check_same
 from ideomotor.core.types import Episode
-from ideomotor.data.lerobot_writer import DatasetWriter, EncodedEpisode, encode_episode
+from ideomotor.data.lerobot.writer import DatasetWriter, EncodedEpisode, encode_episode
 from ideomotor.policy.process import ProcessPolicy
 from ideomotor.sim.env import EnvConfig, TabletopEnv, tabletop_embodiment
 

@@ -35,9 +35,9 @@ def check_dataset(path: Path, opened: Callable[[Path], Dataset] = open_dataset) 
         UserError: the folder is missing or holds no dataset.
     """
     if (path / "meta").is_dir():
-        from ideomotor.data.check_lerobot import lerobot_faults
-        from ideomotor.data.check_lerobot_v2 import lerobot_v2_faults
-        from ideomotor.data.lerobot_info import stated_version
+        from ideomotor.data.lerobot.check import lerobot_faults
+        from ideomotor.data.lerobot.check_v2 import lerobot_v2_faults
+        from ideomotor.data.lerobot.info import stated_version
 
         version = stated_version(path)
         second = isinstance(version, str) and version.removeprefix("v").startswith("2.")

@@ -236,11 +236,11 @@ def open_dataset(path: str | Path, reading: Reading = Reading()) -> Dataset:
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist; give the folder of a dataset (LeRobotDataset, RLDS or HDF5)")
     if (folder / "meta").is_dir():
-        from ideomotor.data.lerobot_v2 import open_lerobot
+        from ideomotor.data.lerobot.v2 import open_lerobot
 
         return open_lerobot(folder)
     if _looks_like_rlds(folder):
-        from ideomotor.data.rlds import RldsDataset
+        from ideomotor.data.rlds.dataset import RldsDataset
 
         return RldsDataset(folder, reading)
     if next(folder.glob("*.hdf5"), None) or next(folder.glob("*.h5"), None):
@@ -255,7 +255,7 @@ def open_dataset(path: str | Path, reading: Reading = Reading()) -> Dataset:
 def _open_hdf5(path: Path, reading: Reading) -> Dataset:
     """Open HDF5 files after one look in a process of its own: damaged ones can hang or end the one that reads them."""
     from ideomotor.data.examine import check_once
-    from ideomotor.data.hdf5 import open_hdf5
+    from ideomotor.data.hdf5.files import open_hdf5
 
     check_once(path, reading)
     return open_hdf5(path, reading)

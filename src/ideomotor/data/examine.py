@@ -69,14 +69,14 @@ def parquet_files(root: Path) -> list[Path]:
 
 def hdf5_files(path: Path) -> list[Path]:
     """Return the HDF5 files of a dataset, none where it has another format."""
-    from ideomotor.data.hdf5 import find_files, looks_like_hdf5
+    from ideomotor.data.hdf5.files import find_files, looks_like_hdf5
 
     return find_files(path) if looks_like_hdf5(path) else []
 
 
 def look_at_parquet(path: str) -> int:
     """Read the footer with the place of every column, and the whole table where it has no images; return its rows."""
-    from ideomotor.data.parquet import DAMAGED, damaged, open_parquet, read_table
+    from ideomotor.data.lerobot.parquet import DAMAGED, damaged, open_parquet, read_table
 
     file = open_parquet(Path(path))
     try:
@@ -93,8 +93,8 @@ def look_at_parquet(path: str) -> int:
 
 def look_at_hdf5(path: str, how: dict[str, Any]) -> int:
     """Open the dataset and read the first frame of every episode's images of variable length; return its episodes."""
-    from ideomotor.data.aloha import AlohaDataset
-    from ideomotor.data.hdf5 import open_hdf5
+    from ideomotor.data.hdf5.aloha import AlohaDataset
+    from ideomotor.data.hdf5.files import open_hdf5
 
     dataset = open_hdf5(Path(path), Reading(**how))
     if isinstance(dataset, AlohaDataset):

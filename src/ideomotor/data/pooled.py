@@ -19,9 +19,9 @@ from ideomotor.core.errors import UserError, unknown
 from ideomotor.core.spec import Embodiment
 from ideomotor.data.cache import user_cache
 from ideomotor.data.dataset import ACTION, STATE, Dataset
+from ideomotor.data.meaning.specification import action_key, state_key
 from ideomotor.data.resample import Resampling, resample
 from ideomotor.data.rows import Rows
-from ideomotor.data.specification import action_key, state_key
 from ideomotor.data.statistics import (
     CACHE_FORMAT,
     Statistics,

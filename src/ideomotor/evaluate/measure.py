@@ -13,7 +13,7 @@ from ideomotor.core.cores import usable_cores
 from ideomotor.core.errors import UsageError
 from ideomotor.core.spec import Embodiment, check_same
 from ideomotor.core.types import BatchPolicy, Policy
-from ideomotor.data.specification import check_for_robot
+from ideomotor.data.meaning.specification import check_for_robot
 from ideomotor.evaluate.config import EvalConfig
 from ideomotor.evaluate.controls import Expert, roll_out_expert
 from ideomotor.evaluate.page import Clip

@@ -20,6 +20,7 @@ from ideomotor.core.files import read_json, read_text, write_bytes, write_json
 from ideomotor.core.spec import ChunkLength, Embodiment, Normalization
 from ideomotor.core.types import Observation
 from ideomotor.data.dataset import ACTION, STATE
+from ideomotor.data.meaning.specification import grippers
 from ideomotor.data.normalize import (
     Bounds,
     Normal,
@@ -29,7 +30,6 @@ from ideomotor.data.normalize import (
     normalize,
     unnormalize,
 )
-from ideomotor.data.specification import grippers
 from ideomotor.data.statistics import Statistics, Summary
 from ideomotor.data.windows import Window
 from ideomotor.pipeline.protocol import BODIES, Arrays, refuse_not_finite

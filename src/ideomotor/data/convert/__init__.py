@@ -1,0 +1,1 @@
+"""Datasets of any format written as LeRobotDatasets."""

@@ -1,0 +1,1 @@
+"""HDF5 files as robomimic, LIBERO and ALOHA write them."""

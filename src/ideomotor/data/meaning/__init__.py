@@ -1,0 +1,1 @@
+"""What the numbers of a dataset mean: said, guessed, compared."""

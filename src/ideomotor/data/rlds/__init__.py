@@ -1,0 +1,1 @@
+"""RLDS datasets (TFRecord), read without TensorFlow."""
