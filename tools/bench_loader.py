@@ -187,15 +187,17 @@ def our_reader(folder: Path, kind: str, backend: str) -> Any:
         return LeRobotDataset(folder)
     from torchcodec.decoders import VideoDecoder
 
-    class WithTorchcodec(LeRobotDataset):
-        def image(self, episode: int, frame: int, camera: str) -> np.ndarray:
-            path, numbers = self.video_frames(episode, camera) or (Path(), np.zeros(0))
-            if path not in decoders:
-                decoders[path] = VideoDecoder(str(path), dimension_order="NHWC", seek_mode="approximate")
-            return decoders[path][int(numbers[frame])].numpy()
+    class Torchcodec:
+        def __init__(self, path: Path, fps: float) -> None:  # noqa: ARG002  a decoder is told
+            self._decoder = VideoDecoder(str(path), dimension_order="NHWC", seek_mode="approximate")
 
-    decoders: dict[Path, Any] = {}
-    return WithTorchcodec(folder)
+        def frame(self, number: int) -> np.ndarray:
+            return self._decoder[number].numpy()
+
+        def close(self) -> None:
+            del self._decoder
+
+    return LeRobotDataset(folder, Torchcodec)
 
 
 def write(folder: Path, kind: str) -> None:

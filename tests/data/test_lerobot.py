@@ -85,6 +85,30 @@ def test_late_frames_are_addressed_by_exact_ticks(tmp_path: Path) -> None:
     ntsc.close()
 
 
+class Numbered:
+    """A decoder whose frames tell their number."""
+
+    def __init__(self, path: Path, fps: float) -> None:
+        assert path.suffix == ".mp4"
+        assert fps > 0
+
+    def frame(self, number: int) -> np.ndarray:
+        return np.full((16, 32, 3), number, np.uint8)
+
+    def close(self) -> None:
+        pass
+
+
+def test_another_decoder_is_told_files_and_numbers_also_in_other_processes(folder: Path) -> None:
+    plain = LeRobotDataset(folder)
+    (camera,) = (role for role in plain.cameras if plain.video_frames(0, role))
+    dataset = pickle.loads(pickle.dumps(LeRobotDataset(folder, Numbered)))
+    for number in range(len(dataset)):
+        found = dataset.video_frames(number, camera)
+        assert found is not None
+        assert dataset.image(number, 1, camera)[0, 0, 0] == found[1][1]
+
+
 def test_a_video_with_too_few_frames_is_told(folder: Path) -> None:
     foreign.write_video(folder / "videos/observation.images.top/chunk-000/file-000.mp4", 5)
     dataset = open_dataset(folder)

@@ -13,7 +13,7 @@ import pytest
 from ideomotor.core.spec import Camera, Channel, Embodiment, Gripper
 from ideomotor.core.types import Episode, Observation, Step
 from ideomotor.data.convert.job import convert_folder
-from ideomotor.data.dataset import open_dataset
+from ideomotor.data.dataset import Reading, open_dataset
 from ideomotor.data.lerobot.writer import DatasetWriter
 from ideomotor.train.batches import load_data
 from ideomotor.train.config import TrainConfig
@@ -115,6 +115,19 @@ def test_equal_numbers_of_samples_are_equal_samples(folders: dict[str, Path]) ->
                 np.testing.assert_array_equal(ours.images[camera], theirs.images[camera])
     episode, frame = first.place(0)
     np.testing.assert_array_equal(first[0].images["cam_high"], MADE.image(episode, frame, 0))
+
+
+def test_hdf5_becomes_a_lerobot_dataset_with_every_number_and_pixel(folders: dict[str, Path], tmp_path: Path) -> None:
+    source = open_dataset(folders["hdf5"], Reading(colour="rgb"))
+    for target in ("lerobot-v3", "lerobot-v2.1"):
+        convert_folder(source, tmp_path / target, target)
+        converted = open_dataset(tmp_path / target)
+        assert converted.fps == 50.0  # ALOHA's
+        for e, length in enumerate(MADE.LENGTHS):
+            np.testing.assert_array_equal(converted.column(e, "action"), MADE.action(e))
+            np.testing.assert_array_equal(converted.column(e, "observation.state"), MADE.state(e))
+            for c, name in enumerate(MADE.CAMERAS):
+                np.testing.assert_array_equal(converted.image(e, length - 1, name), MADE.image(e, length - 1, c))
 
 
 @pytest.mark.parametrize("steps", [6, pytest.param(500, marks=pytest.mark.slow)])

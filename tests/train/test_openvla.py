@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -57,6 +58,7 @@ from ideomotor.train.openvla_batches import TokenData, load_token_data
 from ideomotor.train.optim import build_optimizer, learning_rate
 from ideomotor.train.parallel import Group, StopRequest, launch
 
+OPENX = Path(__file__).parents[1] / "data" / "files" / "openx"
 VISION = VisionConfig(PatchStem(14), 28, 16, 2, 2, 32, output_block=0)
 TINY = OpenVLAConfig((Tower(VISION, *HALF),), LanguageConfig(32064, 16, 1, 2, 2, 24))
 SLOTS = {"horizon": 2, "action_width": 7, "state_width": 10}
@@ -150,6 +152,33 @@ def test_several_datasets_share_one_entry(checkpoint: Path, dataset: Path, secon
     data = load_token_data(both, checkpoint)
     assert data.pipeline.config.statistics == "synthetic+second"
     assert data.pipeline.statistics.to_json()["synthetic+second"]["num_trajectories"] == 16
+
+
+def test_a_mixture_scales_each_body_by_statistics_of_its_own(checkpoint: Path, tmp_path: Path) -> None:
+    """Two datasets of Open X-Embodiment whose actions mean different things, one network; both stay usable."""
+    for name in ("toto", "viola"):
+        shutil.copytree(OPENX / name, tmp_path / "data" / name)
+    file = tmp_path / "mix.json"
+    file.write_text('{"toto": 1.0, "viola": 1.0}', encoding="utf-8")
+    config = settings(checkpoint, file, tmp_path, data_root=str(tmp_path / "data"), validation_share=0.0, batch=8)
+    data = load_token_data(config, checkpoint)
+    assert [part.config.statistics for part in data.parts] == ["toto", "viola"]
+    batch = data.loader.batch(0)
+    assert set(batch["body"].tolist()) == {0, 1}
+    for row, (source, window) in enumerate(batch["sample"].tolist()):
+        number = int(batch["body"][row])
+        alone = data.parts[number].encode([data.splits[source].train[window]])
+        length = alone["ids"].shape[1]
+        np.testing.assert_array_equal(batch["ids"][row, :length], alone["ids"][0])
+        np.testing.assert_array_equal(batch["labels"][row, :length], alone["labels"][0])
+        assert (batch["ids"][row, length:] == 32000).all()
+        assert (batch["labels"][row, length:] == -100).all()
+    data.pipeline.save(tmp_path / "saved")
+    again = OpenVLAPipeline.load(tmp_path / "saved")
+    assert again.embodiment.name == "openx-toto"
+    other = again.using("viola")
+    assert other.embodiment.name == "openx-viola"
+    assert other.guess is None
 
 
 def test_a_version_is_no_name_of_a_dataset(checkpoint: Path, fixtures: Path) -> None:

@@ -1,7 +1,7 @@
 """What a dataset offers, whatever its format; and `open_dataset`, which finds out the format by looking."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, overload, runtime_checkable
@@ -24,6 +24,9 @@ class Reading:
     salvage: bool = False  # of a damaged TFRecord shard, keep the records before the damage
     version: str = ""  # of several versions of an RLDS dataset in one folder; empty: the highest
     colour: Literal["", "rgb", "bgr"] = ""  # order of the colours in ALOHA's images; empty: not said
+    decoder: Callable[[Path, float], Any] | None = (
+        None  # of video (`data.video.Decoder`), e.g. torchcodec's; None: PyAV
+    )
 
 
 @dataclass(frozen=True)
@@ -238,7 +241,7 @@ def open_dataset(path: str | Path, reading: Reading = Reading()) -> Dataset:
     if (folder / "meta").is_dir():
         from ideomotor.data.lerobot.v2 import open_lerobot
 
-        return open_lerobot(folder)
+        return open_lerobot(folder, reading.decoder)
     if _looks_like_rlds(folder):
         from ideomotor.data.rlds.dataset import RldsDataset
 

@@ -41,7 +41,7 @@ def check_once(path: Path, how: Reading) -> None:
             for file in held:
                 child.call(look_at_parquet, str(file), about=file)
         else:
-            child.call(look_at_hdf5, str(path), dataclasses.asdict(how), about=path)
+            child.call(look_at_hdf5, str(path), dataclasses.asdict(dataclasses.replace(how, decoder=None)), about=path)
     files.write_bytes(mark, str(path).encode("utf-8", "replace"))
 
 
@@ -107,7 +107,7 @@ def _faults(path: str) -> list[list[str]]:
 
 
 def _state(held: list[Path], how: Reading) -> str:
-    words = [f"{VERSION} {how}"]
+    words = [f"{VERSION} {how.salvage} {how.version} {how.colour}"]
     for file in held:
         stat = file.stat()
         words.append(f"{file.resolve()} {stat.st_mtime_ns} {stat.st_size}")

@@ -5,9 +5,10 @@ Times are compared as whole ticks of the stream: float32 seconds, as other reade
 1,024 s (formats-and-protocols.md 1.8, D14).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import av
 import numpy as np
@@ -16,6 +17,23 @@ from jaxtyping import UInt8
 
 from ideomotor.core.errors import UserError
 
+
+@runtime_checkable
+class FrameReader(Protocol):
+    """One open video."""
+
+    def frame(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
+        """Return a frame by its number, counted from 0."""
+        ...
+
+    def close(self) -> None:
+        """Let the file go."""
+        ...
+
+
+Decoder = Callable[
+    [Path, float], FrameReader
+]  # told the file and its frames a second; must be picklable where there are workers
 NEAR = 64  # [frames] this far ahead decoding on is cheaper than seeking
 
 

@@ -47,8 +47,10 @@ def evaluate(config: EvalConfig, policy: Policy | Expert, env: EnvConfig, suite:
     attempts = plan(config, env, suite)  # 1 what to run
     with VectorEnv(env, workers, -(-SLOTS // workers)) as envs:
         if not isinstance(policy, Expert):
-            check_for_robot(policy.embodiment)  # 2 agree
-            check_same(policy.embodiment, envs.embodiment, f"policy '{config.policy}'", f"arm '{config.arm}'")
+            check_same(
+                policy.embodiment, envs.embodiment, f"policy '{config.policy}'", f"arm '{config.arm}'"
+            )  # 2 agree
+            check_for_robot(policy.embodiment)
         latency = Latency()
         with _Progress(len(attempts), config) as progress:
             if isinstance(policy, Expert):  # 3 run

@@ -170,14 +170,15 @@ def load_data(config: TrainConfig, start: Path | None) -> SlotData:
 def _saved(start: Path, sources: Sources) -> Pipeline | BodiesPipeline:
     """Return the pipeline of the policy that a run starts from, which has to know the bodies of the data."""
     saved = BodiesPipeline.load(start) if bodies_of(start) else Pipeline.load(start)
-    for body in sources.bodies:
+    for number, body in enumerate(sources.bodies):
         part = None if isinstance(saved, Pipeline) and len(sources.bodies) > 1 else saved.part(body.name)
         if part is None:
             raise UserError(
                 f"the policy in {start} knows the bodies {', '.join(bodies_of(start)) or saved.embodiment.name}, and not all of the data:"
                 f" {', '.join(body.name for body in sources.bodies)}; start from scratch, or from a policy that was trained on it"
             )
-        check_same(part.embodiment, body.embodiment, f"the policy in {start}", f"the data of {body.name}")
+        where = sources.datasets[sources.of.index(number)].path
+        check_same(part.embodiment, body.embodiment, f"the policy in {start}", f"the data in {where}")
     return saved
 
 

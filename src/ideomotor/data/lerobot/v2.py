@@ -15,31 +15,36 @@ from ideomotor.data.lerobot.episodes import EpisodeRows, VideoSpan
 from ideomotor.data.lerobot.info import AUTOMATIC, Info, read_info, stated_version
 from ideomotor.data.lerobot.v2_tables import V2, read_episode_lines, read_task_lines, without_files
 from ideomotor.data.lerobot.v3 import LeRobotDataset
+from ideomotor.data.video import Decoder, Video
 
 
-def open_lerobot(path: Path) -> LeRobotDataset:
+def open_lerobot(path: Path, decoder: Decoder | None = None) -> LeRobotDataset:
     """Open a LeRobotDataset of any version that is read: v2.0, v2.1, v3.0.
+
+    Args:
+        path: its folder.
+        decoder: what opens its videos; None: PyAV.
 
     Raises:
         UserError: another version, or a part that is missing or damaged.
     """
     version = stated_version(path)
     old = isinstance(version, str) and version.removeprefix("v").startswith("2.")
-    return LeRobotV2Dataset(path) if old else LeRobotDataset(path)
+    return (LeRobotV2Dataset if old else LeRobotDataset)(path, decoder or Video)
 
 
 class LeRobotV2Dataset(LeRobotDataset):
     """A LeRobotDataset v2.0 or v2.1, as a `Dataset`."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the dataset in `path`.
+    def __init__(self, path: Path, decoder: Decoder = Video) -> None:
+        """Open the dataset in `path`; `decoder` opens its videos.
 
         Raises:
             UserError: a part is missing, damaged, of another version, or contradicts itself.
         """
         self._numbers: list[int] = []  # of the episodes in their files' names
         self._notes: list[str] = []
-        super().__init__(path)
+        super().__init__(path, decoder)
         if self._numbers != list(range(len(self))):
             self.splits = {name: self._positions(split) for name, split in self._stated_splits().items()}
 

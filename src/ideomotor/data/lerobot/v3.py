@@ -20,7 +20,7 @@ from ideomotor.data.lerobot.episodes import EpisodeRows, VideoSpan, read_embodim
 from ideomotor.data.lerobot.info import AUTOMATIC, VERSION, CameraFeature, Info, read_info
 from ideomotor.data.lerobot.parquet import DAMAGED, damaged, image_bytes, open_parquet, to_numpy
 from ideomotor.data.png import decode_image
-from ideomotor.data.video import Video
+from ideomotor.data.video import Decoder, FrameReader, Video
 
 KEPT_IMAGES = 64 << 20  # [bytes] of encoded images that stay in memory: neighbouring frames come from one read
 OPEN_VIDEOS = 8
@@ -34,8 +34,8 @@ class LeRobotDataset:
     An instance belongs to one thread; it travels to other processes as its path.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open the dataset in `path`.
+    def __init__(self, path: Path, decoder: Decoder = Video) -> None:
+        """Open the dataset in `path`; `decoder` opens its videos.
 
         Raises:
             UserError: a part is missing, damaged, of another version, or contradicts itself.
@@ -49,10 +49,11 @@ class LeRobotDataset:
         self._columns: dict[tuple[Path, str], np.ndarray] = {}
         self._images: OrderedDict[tuple[Path, int, str], list[bytes | None]] = OrderedDict()
         self._images_size = 0  # [bytes]
-        self._videos: OrderedDict[Path, Video] = OrderedDict()
+        self._videos: OrderedDict[Path, FrameReader] = OrderedDict()
+        self._decoder = decoder
 
-    def __reduce__(self) -> tuple[type["LeRobotDataset"], tuple[Path]]:
-        return type(self), (self.path,)
+    def __reduce__(self) -> tuple[type["LeRobotDataset"], tuple[Path, Decoder]]:
+        return type(self), (self.path, self._decoder)
 
     def _read(self, path: Path) -> tuple[Info, list[EpisodeRows]]:
         """Read the tables that the rest relies on; the one thing that other versions do differently."""
@@ -272,7 +273,7 @@ class LeRobotDataset:
                 f"{where}: the dataset declares this camera but has no video of it; take it out of `features`"
             )
         if span.path not in self._videos:
-            self._videos[span.path] = Video(span.path, self.fps)
+            self._videos[span.path] = self._decoder(span.path, self.fps)
             if len(self._videos) > OPEN_VIDEOS:
                 self._videos.popitem(last=False)[1].close()
         self._videos.move_to_end(span.path)
