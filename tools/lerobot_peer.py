@@ -82,7 +82,7 @@ def compare(folder: Path, episodes: list[int], tolerance: float = 0.0) -> None:
     import numpy as np
 
     from ideomotor.data.check import check_dataset
-    from ideomotor.data.dataset import open_dataset
+    from ideomotor.data.opening import open_dataset
 
     faults = [str(fault) for fault in check_dataset(folder)]
     dataset = open_dataset(folder)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ideomotor.core.spec import Embodiment
-    from ideomotor.data.dataset import open_dataset
+    from ideomotor.data.opening import open_dataset
     from ideomotor.policy.local import load_policy
 
 __version__ = "0.1.0"
@@ -13,7 +13,7 @@ __all__ = ["Embodiment", "load_policy", "open_dataset"]
 _HOME = {
     "Embodiment": "ideomotor.core.spec",
     "load_policy": "ideomotor.policy.local",
-    "open_dataset": "ideomotor.data.dataset",
+    "open_dataset": "ideomotor.data.opening",
 }
 
 

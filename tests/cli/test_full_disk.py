@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ideomotor.cli.main import run
-from ideomotor.data.dataset import open_dataset
+from ideomotor.data.opening import open_dataset
 
 Refused = Callable[..., str]
 Disk = Callable[[int], Path]

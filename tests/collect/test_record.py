@@ -15,7 +15,8 @@ from ideomotor.collect.config import CollectConfig
 from ideomotor.collect.record import Summary, record
 from ideomotor.core.errors import UserError
 from ideomotor.data.check import check_dataset
-from ideomotor.data.dataset import Dataset, open_dataset
+from ideomotor.data.dataset import Dataset
+from ideomotor.data.opening import open_dataset
 from ideomotor.robot.arms.panda import PANDA
 from ideomotor.sim.env import EnvConfig
 from ideomotor.sim.tasks.pick import PICK

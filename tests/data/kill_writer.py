@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from recordings import EMBODIMENT, episode
 
 from ideomotor.core.errors import UserError
-from ideomotor.data.dataset import open_dataset
 from ideomotor.data.lerobot.writer import DatasetWriter
+from ideomotor.data.opening import open_dataset
 
 EPISODES = 3
 FILE_SIZE = 15_000  # [bytes]: the first two episodes are joined while another is still to come

@@ -12,6 +12,7 @@ import walled
 
 from ideomotor.core.errors import UserError
 from ideomotor.data import examine
+from ideomotor.data.check import check_behind_wall
 from ideomotor.data.child import Child, ChildDiedError, ChildFaultError
 from ideomotor.data.dataset import Reading
 
@@ -105,6 +106,6 @@ def test_other_folders_pass_without_a_look(tmp_path, cache):
 
 def test_a_check_behind_the_wall_finds_what_a_check_finds(tmp_path, cache):
     foreign.write(tmp_path / "lerobot", total_frames=99)
-    assert any("total_frames" in str(fault) for fault in examine.check_behind_wall(tmp_path / "lerobot"))
+    assert any("total_frames" in str(fault) for fault in check_behind_wall(tmp_path / "lerobot"))
     with pytest.raises(UserError, match="does not exist"):
-        examine.check_behind_wall(tmp_path / "none")
+        check_behind_wall(tmp_path / "none")

@@ -14,9 +14,10 @@ from arrays import ArrayDataset, numbered
 
 from ideomotor.core.errors import UserError
 from ideomotor.core.spec import Camera, Channel, Embodiment, Gripper, RotationForm
-from ideomotor.data.dataset import ACTION, STATE, Dataset, EncodedImages, Noted, open_dataset
+from ideomotor.data.dataset import ACTION, STATE, Dataset, EncodedImages, Noted
 from ideomotor.data.meaning.described import DescribedDataset, for_training, read_embodiment, write_embodiment
 from ideomotor.data.meaning.specification import check_for_robot, grippers, unknowns
+from ideomotor.data.opening import open_dataset
 from ideomotor.robot.arms.panda import PANDA
 from ideomotor.sim.env import tabletop_embodiment
 from ideomotor.sim.render import Ray

@@ -19,9 +19,10 @@ from recordings import EMBODIMENT, episode
 
 import ideomotor
 from ideomotor.core.errors import UserError
-from ideomotor.data.dataset import Dataset, open_dataset, training_episodes
+from ideomotor.data.dataset import Dataset, training_episodes
 from ideomotor.data.lerobot.v3 import LeRobotDataset
 from ideomotor.data.lerobot.writer import DatasetWriter
+from ideomotor.data.opening import open_dataset
 from ideomotor.data.video import Video
 
 

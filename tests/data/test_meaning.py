@@ -17,9 +17,10 @@ from memory_dataset import MemoryDataset
 
 from ideomotor.core.errors import UserError
 from ideomotor.core.spec import Embodiment
-from ideomotor.data.dataset import ACTION, STATE, open_dataset
+from ideomotor.data.dataset import ACTION, STATE
 from ideomotor.data.meaning.evidence import explained, take_sample, two_valued, wraps
 from ideomotor.data.meaning.guess import camera_role, guess, guess_text, write_guess
+from ideomotor.data.opening import open_dataset
 
 
 def smooth(rng, frames, width, scale):

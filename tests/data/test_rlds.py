@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import rlds_writer
 
 from ideomotor.core.errors import UsageError, UserError
-from ideomotor.data.dataset import Dataset, open_dataset
+from ideomotor.data.dataset import Dataset
+from ideomotor.data.opening import open_dataset
 from ideomotor.data.rlds.dataset import RldsDataset
 from ideomotor.data.rlds.example import Strings, WireError, parse
 from ideomotor.data.rlds.frame_index import index_path

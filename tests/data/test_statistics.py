@@ -17,8 +17,8 @@ from recordings import EMBODIMENT, action, episode, state
 
 from ideomotor.core.errors import UserError
 from ideomotor.data import statistics
-from ideomotor.data.dataset import open_dataset
 from ideomotor.data.lerobot.writer import DatasetWriter
+from ideomotor.data.opening import open_dataset
 from ideomotor.data.statistics import Statistics, image_summary, summarize, training_statistics
 
 

@@ -15,9 +15,9 @@ from recordings import EMBODIMENT, episode
 from ideomotor.core.errors import UserError
 from ideomotor.core.spec import Channel
 from ideomotor.core.types import Episode
-from ideomotor.data.dataset import open_dataset
 from ideomotor.data.info import describe, describe_text
 from ideomotor.data.lerobot.writer import DatasetWriter
+from ideomotor.data.opening import open_dataset
 from ideomotor.data.view import write_page
 
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;</title></style>"

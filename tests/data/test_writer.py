@@ -25,9 +25,9 @@ from recordings import EMBODIMENT, action, episode, labels, picture, state, step
 from ideomotor.core.errors import UserError
 from ideomotor.core.spec import SpecMismatchError
 from ideomotor.core.types import Episode
-from ideomotor.data.dataset import open_dataset
 from ideomotor.data.lerobot.episode import encode_episode
 from ideomotor.data.lerobot.writer import DatasetWriter
+from ideomotor.data.opening import open_dataset
 from ideomotor.data.png import encode_png
 
 

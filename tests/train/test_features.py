@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ideomotor.data.dataset import open_dataset
+from ideomotor.data.opening import open_dataset
 from ideomotor.data.windows import WindowSource
 from ideomotor.train.features import FeatureStore, compute_features, weights_hash
 from ideomotor.train.parallel import Group

@@ -13,8 +13,9 @@ import pytest
 from ideomotor.core.spec import Camera, Channel, Embodiment, Gripper
 from ideomotor.core.types import Episode, Observation, Step
 from ideomotor.data.convert.job import convert_folder
-from ideomotor.data.dataset import Reading, open_dataset
+from ideomotor.data.dataset import Reading
 from ideomotor.data.lerobot.writer import DatasetWriter
+from ideomotor.data.opening import open_dataset
 from ideomotor.train.batches import load_data
 from ideomotor.train.config import TrainConfig
 from ideomotor.train.loop import train

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ideomotor.core.errors import UsageError, UserError
+from ideomotor.data import cache as cache_module
 from ideomotor.data.windows import Window
 from ideomotor.model.batch import Batch
 from ideomotor.pipeline.bodies import BodiesPipeline, bodies_of, encode_by_body
@@ -130,6 +131,17 @@ def test_chunks_come_at_the_rate_that_is_asked_for(mixture: Path) -> None:
     for part in slow.pipeline.parts.values():  # pyright: ignore[reportAttributeAccessIssue] (BodiesPipeline)
         assert part.embodiment.rate_hz == 10.0
     assert any("30 Hz -> 10 Hz" in remark for remark in slow.remarks(0, 1))
+
+
+def test_frames_that_do_not_fit_the_disk_are_decoded_at_every_access(
+    mixture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = load_data(config(mixture), None).loader.batch(0)
+    monkeypatch.setattr(cache_module, "SMALL", 0)
+    monkeypatch.setattr(cache_module, "DISK_SHARE", 0.0)
+    data = load_data(config(mixture), None)
+    np.testing.assert_array_equal(data.loader.batch(0)["images"], stored["images"])
+    assert sum("decoded at every access" in remark for remark in data.remarks(0, 1)) == 2
 
 
 def test_what_is_missing_stops_the_run_and_is_named(mixture: Path) -> None:

@@ -24,9 +24,10 @@ from ideomotor.core.log import read_lines
 from ideomotor.core.spec import ChunkLength, Embodiment
 from ideomotor.core.types import Episode, Observation
 from ideomotor.data.augment import Augment, augment
-from ideomotor.data.dataset import Dataset, open_dataset
+from ideomotor.data.dataset import Dataset
 from ideomotor.data.lerobot.writer import DatasetWriter
 from ideomotor.data.norm_stats import NormStatistics
+from ideomotor.data.opening import open_dataset
 from ideomotor.data.resize import Trained, centre_crop, lanczos3
 from ideomotor.model.config import (
     DiffusionHead,

@@ -27,9 +27,10 @@ class Read:
 
     def open(self, folder: Path) -> "Dataset":
         """Open a dataset so."""
-        from ideomotor.data.dataset import Reading, open_dataset
+        from ideomotor.data.dataset import Reading
         from ideomotor.data.examine import check_once
         from ideomotor.data.meaning.described import DescribedDataset, read_embodiment
+        from ideomotor.data.opening import open_dataset
 
         reading = Reading(self.salvage, self.version, self.colour)
         if (folder / "meta").is_dir():  # a damaged parquet file can end the process that reads it
@@ -184,9 +185,10 @@ def view(command: View) -> Path:
 def check(command: Check) -> None:
     """Print the faults; raise if there is one."""
     from ideomotor.core.errors import UserError
-    from ideomotor.data.check import check_dataset
+    from ideomotor.data.check import check_behind_wall, check_dataset
 
-    faults = check_dataset(command.folder, command.read.open)
+    plain = command.read == Read()  # then in a process of its own, which damaged files may end
+    faults = check_behind_wall(command.folder) if plain else check_dataset(command.folder, command.read.open)
     for fault in faults:
         print(fault)
     if faults:

@@ -142,7 +142,7 @@ def _fine_tune(config: DemoConfig, data: Path) -> Path:
 
 
 def _report(config: DemoConfig, before: "Evaluation", after: "Evaluation", data: Path) -> Path:
-    from ideomotor.data.dataset import open_dataset
+    from ideomotor.data.opening import open_dataset
     from ideomotor.evaluate.page import Section, write_report
     from ideomotor.evaluate.report import comparison_section, curve_section, picture_section, result_sections
 

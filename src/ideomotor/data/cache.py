@@ -9,6 +9,7 @@ import errno
 import fcntl
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from ideomotor.data.images import resize
 from ideomotor.data.resize import lanczos3
 
 Method = Literal["bicubic", "lanczos3"]  # Pillow's, for networks of our own; TensorFlow's, which OpenVLA's training saw
+SMALL = 1 << 30  # [bytes] of decoded frames that are stored without a look at the disk
+DISK_SHARE = 0.5  # of the free space may be taken by decoded frames; beyond, frames are decoded at every access
 FRAMES_A_TASK = 512  # decoded by a worker between two reports to the progress bar
 
 
@@ -94,22 +97,52 @@ def open_cache(
             for abandoned in path.parent.glob(f".{path.name}.*.tmp"):  # by a process that was killed
                 abandoned.unlink()
             with files.atomic_path(path) as temporary:
-                _build(_Job(dataset, tuple(cameras), size, temporary, method), workers, path)
+                _build(_Job(dataset, tuple(cameras), size, method, temporary), workers, path)
     return FrameCache(path, cameras)
 
 
+def open_frames(
+    dataset: Dataset,
+    cameras: Sequence[str],
+    size: tuple[int, int],
+    workers: int = 2,
+    method: Method = "bicubic",
+) -> "FrameCache | AtAccess":
+    """Return the frames of a dataset as `open_cache` does, or decoded at every access where the disk has no room for all of them.
+
+    Raises:
+        UserError: as in `open_cache`.
+    """
+    needed = sum(map(dataset.length, range(len(dataset)))) * len(cameras) * size[0] * size[1] * 3
+    if needed > SMALL:
+        folder = user_cache()
+        folder.mkdir(parents=True, exist_ok=True)
+        if needed > DISK_SHARE * shutil.disk_usage(folder).free:
+            return AtAccess(dataset, tuple(cameras), size, method)
+    return open_cache(dataset, cameras, size, workers=workers, method=method)
+
+
 @dataclass(frozen=True)
-class _Job:
+class AtAccess:
+    """The frames of a dataset, decoded and resized whenever they are asked for."""
+
     dataset: Dataset
     cameras: tuple[str, ...]
-    size: tuple[int, int]
-    path: Path
+    size: tuple[int, int]  # height, width [px]
     method: Method
+
+    def __len__(self) -> int:
+        return sum(map(self.dataset.length, range(len(self.dataset))))
 
     def image(self, episode: int, frame: int, camera: str) -> np.ndarray:
         """Return one frame at the size of the cache."""
         image = self.dataset.image(episode, frame, camera)
         return resize(image, self.size) if self.method == "bicubic" else lanczos3(image, self.size[0])
+
+
+@dataclass(frozen=True)
+class _Job(AtAccess):
+    path: Path
 
 
 @dataclass(frozen=True)

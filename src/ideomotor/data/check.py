@@ -8,7 +8,13 @@ import numpy as np
 
 from ideomotor.core.errors import UserError
 from ideomotor.core.spec import Embodiment
-from ideomotor.data.dataset import ACTION, STATE, Dataset, open_dataset
+from ideomotor.data.child import Child, ChildDiedError
+from ideomotor.data.dataset import ACTION, STATE, Dataset
+from ideomotor.data.examine import SECONDS
+from ideomotor.data.opening import open_dataset
+
+CHECK_MEMORY = 8 << 30  # [bytes]
+SLOWEST = 1e5  # [bytes/s] at which images are decoded by a slow machine: a check that takes longer hangs
 
 
 @dataclass(frozen=True)
@@ -107,3 +113,22 @@ def _camera_faults(dataset: Dataset, embodiment: Embodiment, where: str, remedy:
         yield Fault(where, f"states the camera '{role}', the dataset has none of that name but {sorted(held)}", remedy)
     for role in sorted(held - stated):
         yield Fault(where, f"lacks the camera '{role}', which the dataset has", remedy)
+
+
+def check_behind_wall(path: Path) -> list[Fault]:
+    """Return what `check_dataset` finds, from a child process; what ends that process is the one fault of the list.
+
+    Raises:
+        UserError: the folder is missing or holds no dataset.
+    """
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0
+    with Child(memory=CHECK_MEMORY, seconds=10 * SECONDS + size / SLOWEST) as child:
+        try:
+            found = child.call(_faults, str(path), about=path)
+        except ChildDiedError as error:
+            return [Fault(str(path), str(error).removeprefix(f"{path} "), "")]
+    return [Fault(*fault) for fault in found]
+
+
+def _faults(path: str) -> list[list[str]]:
+    return [[fault.where, fault.what, fault.remedy] for fault in check_dataset(Path(path))]

@@ -13,15 +13,12 @@ from typing import Any
 from ideomotor.core import files
 from ideomotor.core.errors import UserError
 from ideomotor.data.cache import user_cache
-from ideomotor.data.check import Fault, check_dataset
-from ideomotor.data.child import Child, ChildDiedError
+from ideomotor.data.child import Child
 from ideomotor.data.dataset import Reading
 
 VERSION = 1  # of what is looked at; a new one looks at every dataset again
 DATA_FILES = 32  # parquet files of frames that are looked at: datasets may have thousands
 SECONDS = 60.0
-CHECK_MEMORY = 8 << 30  # [bytes]
-SLOWEST = 1e5  # [bytes/s] at which images are decoded by a slow machine: a check that takes longer hangs
 
 
 def check_once(path: Path, how: Reading) -> None:
@@ -43,21 +40,6 @@ def check_once(path: Path, how: Reading) -> None:
         else:
             child.call(look_at_hdf5, str(path), dataclasses.asdict(dataclasses.replace(how, decoder=None)), about=path)
     files.write_bytes(mark, str(path).encode("utf-8", "replace"))
-
-
-def check_behind_wall(path: Path) -> list[Fault]:
-    """Return what `check_dataset` finds, from a child process; what ends that process is the one fault of the list.
-
-    Raises:
-        UserError: the folder is missing or holds no dataset.
-    """
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0
-    with Child(memory=CHECK_MEMORY, seconds=10 * SECONDS + size / SLOWEST) as child:
-        try:
-            found = child.call(_faults, str(path), about=path)
-        except ChildDiedError as error:
-            return [Fault(str(path), str(error).removeprefix(f"{path} "), "")]
-    return [Fault(*fault) for fault in found]
 
 
 def parquet_files(root: Path) -> list[Path]:
@@ -100,10 +82,6 @@ def look_at_hdf5(path: str, how: dict[str, Any]) -> int:
     if isinstance(dataset, AlohaDataset):
         dataset.touch_images()
     return len(dataset)
-
-
-def _faults(path: str) -> list[list[str]]:
-    return [[fault.where, fault.what, fault.remedy] for fault in check_dataset(Path(path))]
 
 
 def _state(held: list[Path], how: Reading) -> str:

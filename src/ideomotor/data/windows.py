@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 from ideomotor.core import jsonable
 from ideomotor.core.errors import UserError
-from ideomotor.data.cache import FrameCache
+from ideomotor.data.cache import AtAccess, FrameCache
 from ideomotor.data.columns import EXPERT_CHUNK, ColumnStore, wanted_columns
 from ideomotor.data.dataset import ACTION, STATE, Dataset
 from ideomotor.data.encoded import EncodedCache
@@ -74,7 +74,7 @@ class WindowSource:
         dataset: Dataset,
         horizon: int,
         episodes: Sequence[int] | None = None,
-        cache: FrameCache | EncodedCache | None = None,
+        cache: FrameCache | EncodedCache | AtAccess | None = None,
         labels: Sequence[str] | None = None,
         *,
         rate: float | None = None,
@@ -238,6 +238,8 @@ class WindowSource:
             case EncodedCache():
                 stored = {camera: self.cache.image(number, camera) for camera in self.cameras}
                 return {c: self.dataset.image(episode, frame, c) if i is None else i for c, i in stored.items()}
+            case AtAccess():
+                return {camera: self.cache.image(episode, frame, camera) for camera in self.cameras}
             case None:
                 return {camera: self.dataset.image(episode, frame, camera) for camera in self.cameras}
             case _:
@@ -282,8 +284,14 @@ class WindowSource:
         return recorded
 
 
-def _cache_size(cache: FrameCache | EncodedCache) -> int:
-    return cache.frames.nbytes if isinstance(cache, FrameCache) else cache.size
+def _cache_size(cache: FrameCache | EncodedCache | AtAccess) -> int:
+    match cache:
+        case FrameCache():
+            return cache.frames.nbytes
+        case EncodedCache():
+            return cache.size
+        case AtAccess():
+            return 0
 
 
 class _Chosen(Sequence[str]):

@@ -10,7 +10,7 @@ from ideomotor.core import jsonable
 from ideomotor.core.errors import UsageError, UserError
 from ideomotor.core.spec import check_same
 from ideomotor.data.align import common_layout, describe
-from ideomotor.data.cache import FrameCache, open_cache
+from ideomotor.data.cache import AtAccess, FrameCache, open_frames
 from ideomotor.data.columns import large_columns
 from ideomotor.data.dataset import training_episodes
 from ideomotor.data.images import Jitter
@@ -56,7 +56,7 @@ class Split:
 
     train: WindowSource
     held_out: WindowSource
-    frames: FrameCache
+    frames: FrameCache | AtAccess
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _split(sources: Sources, number: int, wanted: PipelineConfig, config: TrainC
     split = split_episodes(len(episodes), config.validation_share, SPLIT_SEED)
     size = (wanted.image_size, wanted.image_size)
     cameras = [role for role in wanted.cameras if role in dataset.cameras]
-    frames = open_cache(dataset, cameras, size, workers=number_of_processes(config.processes))
+    frames = open_frames(dataset, cameras, size, workers=number_of_processes(config.processes))
     labels = [name for name in dataset.features if name.startswith("label.")]
     if not isinstance(config.stage, Vision):  # patch labels are many numbers
         answers = {column for answer in wanted.answers for column in (answer.column, f"{answer.column}_valid")}

@@ -17,7 +17,7 @@ import numpy as np
 from ideomotor.core.errors import UsageError, UserError, unknown
 from ideomotor.core.spec import Embodiment
 from ideomotor.data.augment import Augment
-from ideomotor.data.cache import open_cache
+from ideomotor.data.cache import open_frames
 from ideomotor.data.columns import large_columns
 from ideomotor.data.dataset import Dataset, training_episodes
 from ideomotor.data.loader import Loader, LoaderConfig
@@ -215,7 +215,7 @@ def _split(
     episodes = training_episodes(dataset)
     split = split_episodes(len(episodes), config.validation_share, SPLIT_SEED)
     workers = number_of_processes(config.processes)
-    frames = open_cache(dataset, cameras, (side, side), workers=workers, method="lanczos3")
+    frames = open_frames(dataset, cameras, (side, side), workers=workers, method="lanczos3")
     store = large_columns(dataset, [])
     train, held_out = (
         WindowSource(

@@ -10,10 +10,11 @@ from pathlib import Path
 from ideomotor.core import jsonable
 from ideomotor.core.errors import UsageError, UserError
 from ideomotor.core.spec import Embodiment, check_same
-from ideomotor.data.dataset import Dataset, Reading, open_dataset
+from ideomotor.data.dataset import Dataset, Reading
 from ideomotor.data.examine import check_once
 from ideomotor.data.meaning.described import for_training
 from ideomotor.data.meaning.specification import action_key, state_key
+from ideomotor.data.opening import open_dataset
 from ideomotor.data.openx.mixtures import MIXTURES, load_mixture, mixture_table
 from ideomotor.train.config import TrainConfig
 

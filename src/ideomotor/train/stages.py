@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ideomotor.core.errors import UserError
+from ideomotor.data.cache import FrameCache
 from ideomotor.model.batch import Batch
 from ideomotor.model.language_weights import read_language_into
 from ideomotor.model.vla import VLA
@@ -215,16 +217,15 @@ def _all_features(
         with autocast(precision):
             return network.features(images)
 
-    stored = [
-        compute_features(
-            tower,
-            split.frames.frames,
-            {"tower": tower_hash, "frames": split.frames.path.stem, "precision": precision},
-            Path(config.out) / "features",
-            group,
-        )
-        for split in data.splits
-    ]
+    stored: list[np.ndarray] = []
+    for split in data.splits:
+        if not isinstance(split.frames, FrameCache):
+            raise UserError(
+                f"{split.train.dataset.path}: its decoded frames do not fit the disk, and this stage keeps features of every one; free some"
+                " space, set XDG_CACHE_HOME to a larger disk, or train with stage:everything"
+            )
+        names = {"tower": tower_hash, "frames": split.frames.path.stem, "precision": precision}
+        stored.append(compute_features(tower, split.frames.frames, names, Path(config.out) / "features", group))
     network.train()
     sources = [*(split.train for split in data.splits), *(split.held_out for split in data.splits)]
     return FeatureStore([*stored, *stored], sources)

@@ -13,7 +13,8 @@ from expected import EXPECTED
 
 from ideomotor.core.errors import UserError
 from ideomotor.core.spec import Embodiment
-from ideomotor.data.dataset import ACTION, STATE, open_dataset
+from ideomotor.data.dataset import ACTION, STATE
+from ideomotor.data.opening import open_dataset
 from ideomotor.data.openx.record import SIGN_TO_VERIFY, RawEpisode
 from ideomotor.data.openx.records import RECORDS, record_of
 from ideomotor.data.openx.standardized import StandardizedDataset, standardized

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ideomotor.core.errors import UserError
-from ideomotor.data.dataset import open_dataset
+from ideomotor.data.opening import open_dataset
 from ideomotor.data.openx.mixtures import RTX_EXAMPLE
 from ideomotor.data.openx.rtx import RTX_MAPS, WORLD_BOUNDS, Ranged, rtx_action
 

@@ -16,7 +16,8 @@ from memory_dataset import MemoryDataset
 
 from ideomotor.core.errors import UsageError, UserError
 from ideomotor.data.cache import open_cache
-from ideomotor.data.dataset import ACTION, STATE, Dataset, EncodedImages, Noted, open_dataset
+from ideomotor.data.dataset import ACTION, STATE, Dataset, EncodedImages, Noted
+from ideomotor.data.opening import open_dataset
 from ideomotor.data.openx.records import RECORDS
 from ideomotor.data.openx.standardized import StandardizedDataset, record_for, standardized
 from ideomotor.data.statistics import compute

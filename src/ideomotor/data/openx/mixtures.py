@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ideomotor.core.errors import UserError, unknown
-from ideomotor.data.dataset import Dataset, open_dataset, training_episodes
+from ideomotor.data.dataset import Dataset, training_episodes
+from ideomotor.data.opening import open_dataset
 from ideomotor.data.openx.record import Record
 from ideomotor.data.openx.records import ALIASES, CONVERTED, record_of
 from ideomotor.data.openx.standardized import record_for
