@@ -230,7 +230,7 @@ def test_indices_are_built_in_processes_and_equal_those_built_here(tmp_path, mon
 def test_a_script_without_a_guard_opens_and_two_of_them_at_once_do_not_disturb_each_other(toy, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom ideomotor.data import frame_index_build\nfrom ideomotor.data.rlds.dataset import"
+        "import sys\nfrom pathlib import Path\nfrom ideomotor.data.rlds import frame_index_build\nfrom ideomotor.data.rlds.dataset import"
         " RldsDataset\nframe_index_build._WORTH_A_PROCESS = 0\nd = RldsDataset(Path(sys.argv[1]))\nprint(d.length(2))\n"
     )
     running = [

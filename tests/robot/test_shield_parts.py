@@ -452,14 +452,20 @@ def over_floor(gap: float, *more: Obstacle) -> Any:
 
 
 def test_leaving_goes_up_the_distances_the_nearer_the_more(monkeypatch: Any) -> None:
-    """The sum of the distances' gradients, each over 0.05 m/s and the speed at which it may still be approached."""
+    """The sum of the gradients of near distances, each over 0.05 m/s and the speed at which it may still be approached.
+
+    Near is what may be approached at 0.05 m/s at most, or no faster than anything else; what no joint moves does not count.
+    """
     one = over_floor(0.005, Obstacle("wall", HalfSpace((-1.0, 0.0, 0.0), -0.60)))
     found = caught(one, monkeypatch)
     assert [c.how for c in one._leaving(memory(), Found())] == ["retreat"]
     ((wish, _, _),) = found
     falls, room = barrier_rows(one.clearance, joint_frames(one.body.chain, HOME))
-    assert 2.0 * room.min() < room.max()
-    away = -sum(row / (0.05 + speed) for row, speed in zip(falls, room, strict=True))
+    pairs = [(row, speed) for row, speed in zip(falls, room, strict=True) if np.abs(row).max() > 0.0]
+    assert len(pairs) < len(room)
+    row, speed = min(pairs, key=lambda pair: pair[1])
+    assert sorted(speed for _, speed in pairs)[1] > 1.2 * speed > 0.06  # one is the nearest
+    away = -row / (0.05 + speed)
     np.testing.assert_array_equal(wish.matrix, np.eye(7))
     np.testing.assert_allclose(wish.value, 0.3 * away / np.abs(away).max(), atol=1e-9)
 

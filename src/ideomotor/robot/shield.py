@@ -59,6 +59,7 @@ AT_REST = 0.05  # [rad/s] the arm has to be slower than this for a reset
 FUTURE = 0.001  # [s] a stamp may lie this far ahead of the clock
 LAW_RESERVE = 1e-3  # [rad/s] as the robot's own limiter takes off
 CLOSE = 0.02  # [m] beyond its margin, something is near enough to retreat from
+LEFT = 0.05  # [m/s] what may be approached no faster, some 2 cm beyond its margin, is what to move away from
 WAYPOINT = 0.02  # [rad] between remembered positions
 REMEMBERED = 2000  # positions
 GEOMETRIC = frozenset({Reason.COLLISION, Reason.SELF_COLLISION, Reason.WORKSPACE})
@@ -408,8 +409,11 @@ class Shield:
         if len(self.clearance.nearest(frames, CLOSE).distance) == 0:
             return
         rows, room = barrier_rows(self.clearance, frames)
-        near = room <= CLOSE  # what is far away must not push towards what is near
-        away = -(rows / (0.05 + room)[:, None])[near if near.any() else slice(None)].sum(axis=0)
+        moves = np.abs(rows).max(axis=1, initial=0.0) > 1e-6  # a part that no joint moves cannot be led away
+        near = moves & (
+            room <= max(LEFT, float(room[moves].min(initial=math.inf)))
+        )  # what is far must not push towards it
+        away = -(rows / (0.05 + room)[:, None])[near].sum(axis=0)
         wish = joint_wish(q, q + 0.3 / GAIN * away / max(float(np.abs(away).max()), 1e-9))
         goal = self._wished(memory, wish, found)
         if goal is not None:
