@@ -226,7 +226,7 @@ class Training:
         if case not in self._made:
             subject, batch = self.subjects(case), self.lesson(case)
             pixels = subject.pixels(subject.first(len(batch.ids)))
-            # the reference's mean takes the padding in (models.md 2.4, point 11): here it is reproduced, elsewhere not
+            # the reference's mean takes the padding in (OpenVLA-OFT does so): here it is reproduced, elsewhere not
             patches = subject.network.patches(pixels, subject.condition(batch, padding=True))
             noisy = None
             if subject.diffusion:

@@ -83,7 +83,7 @@ def test_a_missing_mask_means_that_every_number_is_scaled(statistics: NormStatis
 
 
 def test_constants_are_learned_as_zero_and_come_back_as_the_reference_says():
-    """models.md 1.3: 0 on the way there, masked or not; the way back is the bare formula, or nothing outside of the mask."""
+    """arXiv 2406.09246: 0 on the way there, masked or not; the way back is the bare formula, or nothing outside of the mask."""
     column = of(
         numbers(
             3,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ideomotor.core.errors import UserError
 from ideomotor.data.normalize import Bounds, Normal, gripper_from_sign, gripper_to_sign, normalize, unnormalize
 
-# Statistics of `bridge_orig` in openvla-7b (models.md 1.3), and what its action tokens decode to.
+# Statistics of `bridge_orig` in openvla-7b (arXiv 2406.09246), and what its action tokens decode to.
 Q01 = [
     -0.02872725307941437,
     -0.04170349963009357,

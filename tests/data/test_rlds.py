@@ -25,7 +25,7 @@ from ideomotor.data.rlds.example import Strings, WireError, parse
 from ideomotor.data.rlds.frame_index import index_path
 from ideomotor.data.rlds.tfrecord import CorruptRecordError, Shard, masked_crc
 
-# Golden bytes of formats-and-protocols.md 2.1 and 2.2, written by TensorFlow.
+# Golden bytes, written by TensorFlow.
 GOLDEN_RECORD = bytes.fromhex("1100000000000000 9d6db52e 0a0f0a0d0a0161120812060a040000803f 722573ca")
 
 

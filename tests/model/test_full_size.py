@@ -1,4 +1,4 @@
-"""OpenVLA's towers and language model at full size, without memory: names and shapes of models.md 1.10."""
+"""OpenVLA's towers and language model at full size, without memory: names and shapes of the published checkpoint."""
 
 from collections.abc import Callable
 
@@ -138,7 +138,7 @@ def test_openvla_7b_has_982_tensors_with_7_541_237_184_parameters():
 
 
 def test_what_has_no_influence_in_openvla_7b_counts_what_the_reference_s_last_blocks_count():
-    """DINOv2's block 23 and norm, SigLIP's block 26, norm and pool (models.md 1.6)."""
+    """DINOv2's block 23 and norm, SigLIP's block 26, norm and pool (arXiv 2406.09246)."""
     found = shapes(lambda: OpenVLA(openvla_7b()))
     unused = without_influence(openvla_7b(), found)
     towers = [[name for name in unused if ("fused" in name) == fused] for fused in (False, True)]

@@ -67,7 +67,7 @@ def test_rank_32_trains_what_the_reference_trains_on_openvla_7b() -> None:
     with torch.device("meta"):
         network = OpenVLA(openvla_7b())
     add_lora(network, LoraSettings())
-    assert sum(p.numel() for p in network.parameters()) == 7_652_065_472  # models.md 1.11
+    assert sum(p.numel() for p in network.parameters()) == 7_652_065_472  # arXiv 2406.09246
     learning = lora.learning(network)
     assert sum(p.numel() for p in learning.values()) == 110_828_288
     targets = {name.partition(".lora_")[0] for name in learning}
@@ -94,7 +94,7 @@ def test_new_adapters_change_nothing_and_are_drawn_as_their_seed_says(network: O
 
 
 def test_an_adapter_counts_alpha_over_rank_times(network: OpenVLA, batch: TokenBatch) -> None:
-    assert LoraSettings().scale == 0.5  # models.md 1.11
+    assert LoraSettings().scale == 0.5  # arXiv 2406.09246
     adapted = trained(network, LoraSettings(rank=8, alpha=4))
     head = adapted.language_model.lm_head
     weights = dict(head.named_parameters())

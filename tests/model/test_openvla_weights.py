@@ -79,7 +79,7 @@ def flat(nested: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def native_by_hand(stored: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The native form, from the table of models.md 1.10 and not from our map."""
+    """The native form, from a table of the published names and not from our map."""
     result: dict[str, dict[str, Tensor]] = {"vision_backbone": {}, "projector": {}, "llm_backbone": {}}
     layers = {"fc1": "0", "fc2": "2", "fc3": "4"}
     for name, tensor in stored.items():
@@ -285,7 +285,7 @@ def test_weights_are_cast_as_torch_casts_them(original: Path, stored: dict[str, 
 
 
 def test_a_sparse_text_config_means_llama_2_7b(folder: Path):
-    """What openvla-7b's file says, and nothing more (models.md 1.9)."""
+    """What openvla-7b's file says, and nothing more (arXiv 2406.09246)."""
     sparse = {"model_type": "llama", "vocab_size": 32064, "pad_token_id": 32000, "torch_dtype": "bfloat16"}
     change_config(folder, lambda config: config.update(text_config=sparse))
     language = open_openvla(folder).config.language

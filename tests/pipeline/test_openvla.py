@@ -154,7 +154,7 @@ def test_pictures_of_any_size_reach_the_network_as_the_processor_makes_them(
 
 
 def test_a_window_becomes_a_training_sequence_in_network_coordinates(one_by_one: OpenVLAPipeline):
-    """The published numbers of bridge_orig (models.md 1.3)."""
+    """The published numbers of bridge_orig (arXiv 2406.09246)."""
     raw = np.array([[0.01, -0.02, 0, 0.05, 0, 0.1, 1]])
     arrays = one_by_one.encode([window(raw)])
     assert arrays["ids"][0, -8:].tolist() == [31826, 31932, 31899, 31794, 31861, 31809, 31744, 2]
@@ -256,7 +256,7 @@ def guess(key: str, width: int, mask: list[bool] | None = None, cameras: int = 1
 
 
 def test_every_known_dataset_names_robot_and_rate():
-    assert len(DATASETS) == 27 + 4  # models.md 5.3, LIBERO's four beside it
+    assert len(DATASETS) == 27 + 4  # Open X-Embodiment, LIBERO's four beside it
     for key in DATASETS:
         found = guess(key, 7, [True] * 6 + [False])
         assert (found.embodiment.robot, found.embodiment.rate_hz) == DATASETS[key]

@@ -12,7 +12,7 @@ from ideomotor.core.errors import UserError
 from ideomotor.data.normalize import Bounds, normalize, unnormalize
 from ideomotor.tokenize.bins import QuantileBins, UniformBins
 
-# models.md 1.2: value, id, decoded
+# arXiv 2406.09246: value, id, decoded
 TABLE = [
     (-1.0, 31999, -0.996078),
     (-1.5, 31999, -0.996078),

@@ -79,7 +79,7 @@ def test_training_strings_with_action_characters_are_built_directly(llama: Llama
 
 
 def test_the_published_ids_of_a_prompt_hold(llama: LlamaTokenizer):
-    # models.md 1.4
+    # ids of openvla-7b
     instruction = "put both the alphabet soup and the tomato sauce in the basket"
     words = [1925, 1716, 278, 22968, 22300, 322, 278, 6454, 1219, 12507, 346, 297, 278, 25972]
     before, after = [1, 512, 29901, 1724, 3158, 881, 278, 19964, 2125, 304], [29973, 13, 3744, 29901, 29871]

@@ -276,8 +276,8 @@ def assert_acts_as_trained(config: TrainConfig, key: str) -> list[Prediction]:
     statistics = json.loads((out / "final" / "statistics.json").read_text())[key]["action"]
     low, high, mask = (np.array(statistics[name]) for name in ("q01", "q99", "mask"))
     assert merged[0].ids is not None
-    centre = -1.0 + (2.0 * np.clip(31999 - merged[0].ids[0], 0, 254) + 1.0) / 255.0  # models.md 1.2
-    expected = np.where(mask, 0.5 * (centre + 1.0) * (high - low) + low, centre)  # models.md 1.3
+    centre = -1.0 + (2.0 * np.clip(31999 - merged[0].ids[0], 0, 254) + 1.0) / 255.0  # arXiv 2406.09246
+    expected = np.where(mask, 0.5 * (centre + 1.0) * (high - low) + low, centre)  # arXiv 2406.09246
     np.testing.assert_allclose(merged[0].actions[0], expected, atol=1e-12)
     return merged
 
@@ -363,7 +363,7 @@ def test_a_tabletop_dataset_is_learned_with_augmentation(checkpoint: Path, tmp_p
 
 def test_the_reference_s_settings_are_the_defaults(checkpoint: Path) -> None:
     config = openvla_lora("c", "d", "o")
-    assert (config.learning_rate, config.warm_up, config.final_share) == (5e-4, 0, 1.0)  # models.md 1.11
+    assert (config.learning_rate, config.warm_up, config.final_share) == (5e-4, 0, 1.0)  # arXiv 2406.09246
     assert (config.betas, config.weight_decay, config.clip, config.batch) == ((0.9, 0.999), 0.01, 0.0, 16)
     stage = config.stage
     assert isinstance(stage, Lora)

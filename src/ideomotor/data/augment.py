@@ -3,7 +3,7 @@
 Each operation is a pure function of its parameter on float32 planes in [0, 1], held to TensorFlow's own by tests; `augment` draws the
 parameters. B = images of a batch, C = cameras, H, W = height and width [px].
 
-Source: openvla/openvla at c8f03f4, prismatic/vla/datasets/datasets.py (numbers and order), and models.md 1.5.
+Source: openvla/openvla at c8f03f4, prismatic/vla/datasets/datasets.py (numbers and order), and arXiv 2406.09246.
 """
 
 from dataclasses import dataclass

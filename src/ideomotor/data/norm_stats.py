@@ -1,4 +1,4 @@
-"""OpenVLA's statistics: for each dataset that a checkpoint was trained on, the numbers that scale its actions (models.md 1.3).
+"""OpenVLA's statistics: for each dataset that a checkpoint was trained on, the numbers that scale its actions (arXiv 2406.09246).
 
 They stand in `config.json` under `norm_stats`, or in `dataset_statistics.json`:
 

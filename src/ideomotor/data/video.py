@@ -2,7 +2,7 @@
 
 Surprises: several episodes share one mp4; the file may begin at a pts other than 0; seeking lands on the keyframe before.
 Times are compared as whole ticks of the stream: float32 seconds, as other readers use, are off by a frame's tolerance above
-1,024 s (formats-and-protocols.md 1.8, D14).
+1,024 s.
 """
 
 from collections.abc import Callable, Iterator

@@ -140,7 +140,7 @@ class Tower:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The ids that mean something to OpenVLA (models.md 1.2 and 1.4)."""
+    """The ids that mean something to OpenVLA (arXiv 2406.09246)."""
 
     bos: int = 1
     eos: int = 2
@@ -176,7 +176,7 @@ Decoding = Autoregressive | Parallel
 
 @dataclass(frozen=True)
 class OpenVLAConfig:
-    """OpenVLA and its descendants: vision towers, a projector and a Llama (models.md 1 and 2)."""
+    """OpenVLA and its descendants: vision towers, a projector and a Llama (arXiv 2406.09246 and arXiv 2502.19645)."""
 
     towers: tuple[Tower, ...]  # DINOv2 first where there are two
     language: LanguageConfig

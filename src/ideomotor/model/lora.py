@@ -32,7 +32,7 @@ FORMAT = 1  # version of base.json
 NAME = "default"  # peft's name of the adapter in a network
 PREFIX = "base_model.model."  # peft's, before the names of modules in its files
 LARGEST_RANK = 4096  # the width of the widest matrices of a 7B network
-# What is not a pretrained weight learns in full: OFT's heads, the projectors of its extra tokens, and FiLM (models.md 2.2).
+# What is not a pretrained weight learns in full: OFT's heads, the projectors of its extra tokens, and FiLM (arXiv 2502.19645).
 IN_FULL = ("action_head.", "proprio_projector.", "noisy_action_projector.", ".film.")
 IN_FULL_PATTERN = r"(action_head|proprio_projector|noisy_action_projector)\..*|.*\.film\..*"
 CHANGES_BASE = ("pissa", "olora", "loftq", "corda", "mica")  # ways to begin an adapter that alter the weights below it
@@ -40,7 +40,7 @@ CHANGES_BASE = ("pissa", "olora", "loftq", "corda", "mica")  # ways to begin an 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Which modules get an adapter, and how large. The defaults are OpenVLA's (models.md 1.11)."""
+    """Which modules get an adapter, and how large. The defaults are OpenVLA's (arXiv 2406.09246)."""
 
     rank: int = 32
     alpha: int | None = None  # the adapter counts alpha / rank times; None: min(rank, 16), as in OpenVLA's script

@@ -8,7 +8,7 @@
 | `vision_backbone--...` (FiLM)      | `vision_backbone.*`, adapters merged          | that there is FiLM                             |
 
 How many actions a chunk has and how many images go in stands in no file: both are asked for, or assumed as on the platform that the
-widths point to, and then said. Names may start with `module.`. Source: models.md 2.1 to 2.3.
+widths point to, and then said. Names may start with `module.`. Source: moojink/openvla-oft, arXiv 2502.19645.
 """
 
 import re
@@ -71,7 +71,7 @@ class Platform:
     cameras: int | None  # None: not stated
 
 
-PLATFORMS = (  # models.md 2.1; images of ALOHA: 2.3
+PLATFORMS = (  # of openvla-oft, arXiv 2502.19645
     Platform("LIBERO", 7, 8, 8, 2),
     Platform("ALOHA", 14, 14, 25, 3),
     Platform("Bridge", 7, 7, 5, None),

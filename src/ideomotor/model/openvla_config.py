@@ -1,4 +1,4 @@
-"""OpenVLA's `config.json` and what stands beside it, to and from our configuration (models.md 1.1, 1.5, 1.9).
+"""OpenVLA's `config.json` and what stands beside it, to and from our configuration (arXiv 2406.09246).
 
 Two numbers that the published files leave open are explicit here: the eps of the language model's norms (`text_config` names none, and
 the library's default, 1e-6, is not what pretraining ran, 1e-5), and the set of means and deviations that scale pixels.

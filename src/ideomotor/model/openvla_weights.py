@@ -9,7 +9,7 @@
 | `language_model.*`                   | `llm_backbone`: `llm.*`                                                    |
 
 A checkpoint is opened without reading a tensor (`open_openvla`), then read into a network (`load_openvla`) or streamed into another
-layout (`write_openvla`). Source of the names: models.md 1.10.
+layout (`write_openvla`). Source of the names: the checkpoints that openvla/openvla published.
 """
 
 import math

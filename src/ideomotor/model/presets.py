@@ -84,12 +84,12 @@ def base() -> NetworkConfig:
 
 Colours = tuple[float, float, float]
 IMAGENET: tuple[Colours, Colours] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean, std of DINOv2's training
-IMAGENET_BF16: tuple[Colours, Colours] = (  # rounded to bfloat16 by the published conversion (models.md 1.5)
+IMAGENET_BF16: tuple[Colours, Colours] = (  # rounded to bfloat16 by the published conversion (arXiv 2406.09246)
     (0.484375, 0.455078125, 0.40625),
     (0.228515625, 0.2236328125, 0.224609375),
 )
 HALF: tuple[Colours, Colours] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # of SigLIP
-HF_RMS_EPS, NATIVE_RMS_EPS = 1e-6, 1e-5  # what Hugging Face users run; what pretraining ran (models.md 1.9)
+HF_RMS_EPS, NATIVE_RMS_EPS = 1e-6, 1e-5  # what Hugging Face users run; what pretraining ran (arXiv 2406.09246)
 
 
 def dinov2_large() -> VisionConfig:

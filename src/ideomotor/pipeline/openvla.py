@@ -1,4 +1,4 @@
-"""The pipeline of OpenVLA and OpenVLA-OFT: pictures and a sentence to ids, ids or numbers to raw actions (models.md 1.2 to 1.8, 2.1).
+"""The pipeline of OpenVLA and OpenVLA-OFT: pictures and a sentence to ids, ids or numbers to raw actions (arXiv 2406.09246 and arXiv 2502.19645).
 
 ```
 one by one   prompt ... 29871 | action ids  EOS            the ids behind the bar in training only
@@ -42,7 +42,7 @@ FORMAT = 1
 CONFIG, EMBODIMENT, STATISTICS, TEXT = "pipeline.json", "embodiment.json", "statistics.json", "text.json"
 PLACEHOLDER = 1  # id that stands in a slot, where no embedding is read
 IGNORED = -100  # label of an id that is not learned
-TWO_ARMS = 14  # numbers of ALOHA's actions, the one platform of OFT that scales by extremes (models.md 2.1)
+TWO_ARMS = 14  # numbers of ALOHA's actions, the one platform of OFT that scales by extremes (arXiv 2502.19645)
 
 
 class OpenVLAPipeline:

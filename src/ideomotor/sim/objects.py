@@ -45,7 +45,7 @@ class Colour:
     rgb: tuple[float, float, float]
 
 
-# Sizes: small-policy.md 4 (two centimetres of room in the gripper, no taller than 1.5 diameters, >= 8 px in the front image).
+# Sizes: two centimetres of room in the gripper, no taller than 1.5 diameters, >= 8 px in the front image.
 # Bars and cubes are grasped across x.
 SHAPES = (
     Shape("cube", "box", (0.026, 0.026, 0.026), 0.05, 0.037, 4, graspable=True, receptacle=False, stackable=True),

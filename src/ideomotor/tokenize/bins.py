@@ -10,7 +10,7 @@ from jaxtyping import Float, Integer
 
 from ideomotor.core.errors import UserError
 
-NUM_EDGES = 256  # edges -1 + 2k/255 make 255 intervals; their centres are what ids decode to (models.md 1.2)
+NUM_EDGES = 256  # edges -1 + 2k/255 make 255 intervals; their centres are what ids decode to (arXiv 2406.09246)
 ROUNDING = 1e-3  # [bins] more than the affine step can be off in float32 (2e-5), less than a bin
 BLOCK = 1 << 14  # values at a time; what they need stays in the processor's cache
 

@@ -1,4 +1,4 @@
-"""Faults of a LeRobotDataset v3.0. lerobot 0.4 to 0.6 loads most of these without a word (formats-and-protocols.md 1.11, D12)."""
+"""Faults of a LeRobotDataset v3.0. lerobot 0.4 to 0.6 loads most of these without a word."""
 
 import json
 import math

@@ -1,6 +1,6 @@
 """Which rows of which file each episode of a LeRobotDataset v3.0 has: the episode table, the tasks, and unfinished recordings.
 
-Surprises (formats-and-protocols.md 1.5, 1.6): other readers take rows of both tables by position, so a permuted table gives
+Surprises: other readers take rows of both tables by position, so a permuted table gives
 another episode's frames in silence; here the stated index counts. The task strings are a pandas index, whose column has one of
 several names. Totals in info.json are not trusted.
 
