@@ -156,6 +156,15 @@ def test_what_is_missing_stops_the_run_and_is_named(mixture: Path) -> None:
         load_data(config(mixture, weights="1,2"), None)
 
 
+def test_a_damaged_shard_stops_the_run_unless_what_is_whole_is_asked_for(mixture: Path) -> None:
+    shard = next((mixture.parent / "data" / "toto").rglob("*.tfrecord*"))
+    shard.write_bytes(shard.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"record 1 at byte \d+ is damaged"):
+        load_data(config(mixture), None)
+    data = load_data(config(mixture, salvage=True), None)
+    assert [len(split.train.episodes) for split in data.splits if split.train.body == TOTO] == [1]
+
+
 def test_a_policy_of_one_body_does_not_start_a_run_on_others(mixture: Path, dataset: Path) -> None:
     single = train(config(mixture, data=str(dataset), out=str(mixture.parent / "one"), steps=1))
     with pytest.raises(

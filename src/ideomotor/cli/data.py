@@ -108,6 +108,8 @@ class Mixture:
     """A name, or a JSON file {dataset: weight}."""
     data_root: Path
     """Folder that holds the datasets' folders."""
+    salvage: bool = False
+    """Of a damaged TFRecord shard, count the records before the damage."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,8 @@ def convert(command: Convert) -> None:
 
 def mixture(command: Mixture) -> None:
     """Print the table of a mixture."""
+    from ideomotor.data.dataset import Reading
     from ideomotor.data.openx.mixtures import load_mixture, mixture_table, mixture_text
 
-    print(mixture_text(mixture_table(load_mixture(command.mixture), command.data_root)))
+    rows = mixture_table(load_mixture(command.mixture), command.data_root, Reading(salvage=command.salvage))
+    print(mixture_text(rows))

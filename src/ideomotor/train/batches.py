@@ -88,6 +88,11 @@ class Data:
             f"shares: {', '.join(f'{n} {100 * s.asked:.2f} %' for n, s in zip(names, self.loader.shares(0), strict=True))}"
         ]
         said += sentences(names, [split.train.resampling for split in self.splits])
+        said += [
+            f"{name}: decoded frames do not fit the disk; they are decoded at every access, which is slower"
+            for name, split in zip(names, self.splits, strict=True)
+            if isinstance(split.frames, AtAccess)
+        ]
         return [
             *(said if len(names) > 1 else said[1:]),
             stated(self.loader, self.loader.batch(0, rank, world)).sentence,

@@ -77,7 +77,7 @@ def _of_mixture(config: TrainConfig) -> tuple[tuple[Dataset, ...], tuple[float, 
     if not config.data_root and config.data in MIXTURES:
         raise UsageError(f"--data {config.data} is a mixture; name the folder that holds its datasets with --data-root")
     root = Path(config.data_root or Path(config.data).parent)
-    rows = mixture_table(load_mixture(config.data), root)
+    rows = mixture_table(load_mixture(config.data), root, _reading(config))
     if missing := [f"  {row.name}: {row.missing}" for row in rows if row.missing]:
         raise UserError(
             f"{len(missing)} of the {len(rows)} datasets of the mixture {config.data} are missing below {root}:\n"
@@ -88,8 +88,12 @@ def _of_mixture(config: TrainConfig) -> tuple[tuple[Dataset, ...], tuple[float, 
     return datasets, tuple(row.share for row in rows)
 
 
+def _reading(config: TrainConfig) -> Reading:
+    return Reading(salvage=config.salvage, colour=config.colour)
+
+
 def _opened(folder: Path, config: TrainConfig) -> Dataset:
-    reading = Reading(salvage=config.salvage, colour=config.colour)
+    reading = _reading(config)
     if (folder / "meta").is_dir():  # a damaged parquet file can end the process that reads it
         check_once(folder, reading)
     dataset = open_dataset(folder, reading)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ideomotor.core.errors import UserError, unknown
-from ideomotor.data.dataset import Dataset, training_episodes
-from ideomotor.data.opening import open_dataset
+from ideomotor.data.dataset import Dataset, Reading, training_episodes
+from ideomotor.data.opening import AS_IT_IS, open_dataset
 from ideomotor.data.openx.record import Record
 from ideomotor.data.openx.records import ALIASES, CONVERTED, record_of
 from ideomotor.data.openx.standardized import record_for
@@ -159,13 +159,13 @@ def _read_part(file: Path, name: str, entry: Any) -> Part:
     return Part(name, float(weight), path)
 
 
-def mixture_table(mixture: NamedMixture, data_root: Path) -> tuple[Row, ...]:
+def mixture_table(mixture: NamedMixture, data_root: Path, reading: Reading = AS_IT_IS) -> tuple[Row, ...]:
     """Look for each dataset of a mixture below a folder, and work out the shares of those that are there.
 
     Raises:
         UserError: a dataset is there, but cannot be read: what fails to load is never passed over.
     """
-    return with_shares([_row(part, data_root) for part in mixture.parts], mixture.per)
+    return with_shares([_row(part, data_root, reading) for part in mixture.parts], mixture.per)
 
 
 def with_shares(rows: Sequence[Row], per: Literal["frame", "dataset"]) -> tuple[Row, ...]:
@@ -181,12 +181,12 @@ def nominal_length(rows: Sequence[Row]) -> int | None:
     return round(max(lengths)) if lengths else None
 
 
-def _row(part: Part, data_root: Path) -> Row:
+def _row(part: Part, data_root: Path, reading: Reading) -> Row:
     folder = _folder(part, data_root)
     if folder is None:
         known = record_of(part.name) is not None or part.path
         return Row(part.name, part.weight, None, missing="not on disk" + ("" if known else ", and no record of it"))
-    dataset = open_dataset(folder)
+    dataset = open_dataset(folder, reading)
     record = record_for(dataset)
     if record is None and dataset.embodiment is None:
         return Row(part.name, part.weight, folder, missing="no record of it: nothing says what its numbers mean")
