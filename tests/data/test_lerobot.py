@@ -19,7 +19,8 @@ from recordings import EMBODIMENT, episode
 
 import ideomotor
 from ideomotor.core.errors import UserError
-from ideomotor.data.dataset import Dataset, training_episodes
+from ideomotor.data.dataset import Dataset, Feature, training_episodes
+from ideomotor.data.lerobot.parquet import to_numpy
 from ideomotor.data.lerobot.v3 import LeRobotDataset
 from ideomotor.data.lerobot.writer import DatasetWriter
 from ideomotor.data.opening import open_dataset
@@ -84,6 +85,13 @@ def test_late_frames_are_addressed_by_exact_ticks(tmp_path: Path) -> None:
     assert ntsc.fps == pytest.approx(30_000 / 1001, abs=1e-4)
     video.close()
     ntsc.close()
+
+
+def test_numbers_that_are_declared_where_pictures_lie_are_refused(tmp_path: Path) -> None:
+    """Found by fuzzing: a column of structs has several columns below it, and none of them is meant."""
+    column = pa.chunked_array([pa.array([{"bytes": b"x", "path": None}])])
+    with pytest.raises(UserError, match=r"action' holds struct<.*>, declared as float32; correct `dtype`"):
+        to_numpy(column, Feature("action", "float32", (2,)), "the column 'action'")
 
 
 class Numbered:

@@ -79,6 +79,10 @@ def to_numpy(column: ArrowColumn, feature: Feature, where: str) -> np.ndarray:
         values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], column.type)
     holes = values.null_count
     while isinstance(values, pa.ExtensionArray) or hasattr(values, "flatten") and pa.types.is_nested(values.type):
+        if pa.types.is_struct(values.type):
+            raise UserError(
+                f"{where} holds {values.type}, declared as {feature.dtype}; correct `dtype` in meta/info.json"
+            )
         values = values.storage if isinstance(values, pa.ExtensionArray) else values.flatten()
         holes += values.null_count
     if holes:
