@@ -37,7 +37,7 @@ BRIDGE = Path(__file__).parents[3] / "shared/fixtures/bridge-rlds-train"
 def record(folder: Path) -> Path:
     with DatasetWriter(folder, EMBODIMENT, file_size=10_000) as writer:
         for index, success in enumerate(("success", "failure", "unknown", "success")):
-            writer.add_episode(episode(index, 3 + index, ("lift", "drop")[index % 2], success))  # type: ignore[arg-type]
+            writer.add_episode(episode(index, 3 + index, ("lift", "drop")[index % 2], success))  # type: ignore[arg-type] (one of the three labels)
     return folder
 
 
@@ -197,7 +197,7 @@ def test_all_that_a_lerobotdataset_has_no_place_for_comes_back(tmp_path: Path, t
                 assert _plain(a[f]) == _plain(b[f]), name
                 assert getattr(a[f], "dtype", str) == getattr(b[f], "dtype", str)
         for f in range(source.length(there)):
-            assert after.encoded_image(here, f, "image_0") == jpeg(there, f)  # type: ignore[attr-defined]
+            assert after.encoded_image(here, f, "image_0") == jpeg(there, f)  # type: ignore[attr-defined] (this reader has it)
             assert (after.image(here, f, "left/wrist") == source.image(there, f, "left/wrist")).all()
             shown = after.image(here, f, "sparse")
             assert shown.any() == (f > 0)
@@ -350,9 +350,9 @@ def test_another_command_begins_anew(tmp_path: Path) -> None:
             return super().column(episode, name)
 
     with pytest.raises(UserError, match="damaged"):
-        convert(Failing(), tmp_path / "out", "lerobot-v2.1", progress=False)  # type: ignore[arg-type]
-    convert(OddSource(), tmp_path / "out", "lerobot-v3", progress=False)  # type: ignore[arg-type]
-    convert(OddSource(), tmp_path / "fresh", "lerobot-v3", progress=False)  # type: ignore[arg-type]
+        convert(Failing(), tmp_path / "out", "lerobot-v2.1", progress=False)  # type: ignore[arg-type] (a double: class attributes)
+    convert(OddSource(), tmp_path / "out", "lerobot-v3", progress=False)  # type: ignore[arg-type] (a double: class attributes)
+    convert(OddSource(), tmp_path / "fresh", "lerobot-v3", progress=False)  # type: ignore[arg-type] (a double: class attributes)
     left, right = (
         {p.relative_to(tmp_path / n): p.read_bytes() for p in (tmp_path / n).rglob("*") if p.is_file()}
         for n in ("out", "fresh")
@@ -397,9 +397,9 @@ def test_images_that_change_their_size_are_refused(tmp_path: Path) -> None:
             return jpeg(episode, frame)[:20]
 
     with pytest.raises(UserError, match=rf"frame 1, camera 'image_0' is an image of 4 x 4.*{HEIGHT} x {WIDTH}"):
-        convert(Changing(), tmp_path / "x", "lerobot-v3", progress=False)  # type: ignore[arg-type]
+        convert(Changing(), tmp_path / "x", "lerobot-v3", progress=False)  # type: ignore[arg-type] (a double: class attributes)
     with pytest.raises(UserError, match="camera 'image_0' is no JPEG or PNG"):
-        convert(Broken(), tmp_path / "y", "lerobot-v3", progress=False)  # type: ignore[arg-type]
+        convert(Broken(), tmp_path / "y", "lerobot-v3", progress=False)  # type: ignore[arg-type] (a double: class attributes)
 
 
 def test_an_instruction_that_changes_on_the_way_is_kept(tmp_path: Path) -> None:
@@ -418,7 +418,7 @@ def test_an_instruction_that_changes_on_the_way_is_kept(tmp_path: Path) -> None:
         source / "meta/episodes.jsonl", [*rows, {"episode_index": 2, "tasks": list(foreign_v2.TASKS), "length": 5}]
     )
     for target in ("lerobot-v3", "lerobot-v2.1"):
-        convert(open_lerobot(source), tmp_path / target, target, progress=False)  # type: ignore[arg-type]
+        convert(open_lerobot(source), tmp_path / target, target, progress=False)  # type: ignore[arg-type] (a double: class attributes)
         after = open_lerobot(tmp_path / target)
         assert [after.tasks[i] for i in after.column(2, "task_index").tolist()] == [
             "close it", "close it", "open the drawer", "open the drawer", "close it"
@@ -437,7 +437,7 @@ def test_values_that_are_not_finite_are_kept_and_left_out_of_statistics(tmp_path
 
     source: Any = Holes()
     for target in ("lerobot-v3", "lerobot-v2.1"):
-        convert(source, tmp_path / target, target, progress=False)  # type: ignore[arg-type]
+        convert(source, tmp_path / target, target, progress=False)  # type: ignore[arg-type] (a double: class attributes)
         after = open_lerobot(tmp_path / target)
         for here, there in enumerate((0, 2, 3)):
             np.testing.assert_array_equal(after.column(here, "action"), source.column(there, "action"))
@@ -494,7 +494,7 @@ def test_v21_is_laid_out_as_other_tools_expect(tmp_path: Path) -> None:
 
 
 def test_the_bar_says_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    convert(OddSource(), tmp_path / "b", "lerobot-v3")  # type: ignore[arg-type]
+    convert(OddSource(), tmp_path / "b", "lerobot-v3")  # type: ignore[arg-type] (a double: class attributes)
     captured = capsys.readouterr()
     assert "convert odd: 100%" in captured.err
     assert "10/10" in captured.err

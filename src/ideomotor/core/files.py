@@ -1,6 +1,7 @@
 """Write files so that a crash leaves the old version or the new one, never half of one; read what others wrote with suspicion."""
 
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -70,6 +71,14 @@ def atomic_folder(folder: Path) -> Generator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Generator[None]:
+    """Let one process at a time in."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def read_small(path: Path, largest: int) -> bytes:

@@ -6,12 +6,11 @@ the dataset's content, the cameras, the size and how it was reached, so another 
 
 import contextlib
 import errno
-import fcntl
 import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -92,7 +91,7 @@ def open_cache(
     }
     path = (folder or user_cache() / "frames") / f"{jsonable.fingerprint(key)[:32]}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_suffix(".lock")):  # of two processes that start together one builds, the other finds it
+    with files.locked(path.with_suffix(".lock")):  # of two processes that start together one builds, the other finds it
         if not path.exists():
             for abandoned in path.parent.glob(f".{path.name}.*.tmp"):  # by a process that was killed
                 abandoned.unlink()
@@ -258,10 +257,3 @@ def _decode(job: _Job, task: _Task) -> int:
             number += 1
     frames_NCHW3.flush()
     return task.frames
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Generator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -8,9 +8,8 @@ N = frames, E = episodes.
 
 import contextlib
 import errno
-import fcntl
 import mmap
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, overload
 
@@ -119,7 +118,7 @@ def open_columns(dataset: Dataset, columns: Mapping[str, str], folder: Path | No
         name: place / f"{jsonable.fingerprint([FORMAT, dataset.content_hash, name, dtype])[:32]}.npy"
         for name, dtype in {**columns, _STARTS: "int64", _TEXT_STARTS: "int64", _TEXT: "uint8"}.items()
     }
-    with locked(paths[_STARTS].with_suffix(".lock")):  # of two processes that start together one writes
+    with files.locked(paths[_STARTS].with_suffix(".lock")):  # of two processes that start together one writes
         missing = {name: dtype for name, dtype in columns.items() if not paths[name].exists()}
         if not paths[_STARTS].exists() or not paths[_TEXT].exists() or not paths[_TEXT_STARTS].exists():
             _write_places(dataset, paths)
@@ -196,11 +195,3 @@ def mapped(path: Path) -> np.ndarray:
         view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         view.madvise(mmap.MADV_RANDOM)
         return np.frombuffer(view, dtype, int(np.prod(shape)), file.tell()).reshape(shape)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Generator[None]:
-    """Let one process at a time in."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -18,7 +18,7 @@ from ideomotor.core import files, jsonable
 from ideomotor.core.errors import unknown
 from ideomotor.core.spec import Camera
 from ideomotor.data.cache import user_cache
-from ideomotor.data.columns import locked, mapped, no_space, write_header
+from ideomotor.data.columns import mapped, no_space, write_header
 from ideomotor.data.dataset import Dataset, EncodedImages
 from ideomotor.data.png import decode_image
 
@@ -95,7 +95,7 @@ def open_encoded(dataset: Dataset, cameras: Sequence[str], folder: Path | None =
     for camera in cameras:
         key = jsonable.fingerprint([FORMAT, dataset.content_hash, camera])[:32]
         paths[camera] = _Files(place / f"{key}.npy", place / f"{key}.starts.npy")
-        with locked(place / f"{key}.lock"):
+        with files.locked(place / f"{key}.lock"):
             if not paths[camera].starts.exists():  # written last
                 _copy(dataset, camera, paths[camera], place)
     return EncodedCache(paths, {camera: dataset.cameras[camera] for camera in cameras})

@@ -261,7 +261,7 @@ def _sentences(done: Converted, out: Path, target: Target) -> str:
     parts = [f"{out}: {target}, {done.episodes} episodes, {done.frames} frames at {plan.fps:g} frames/s."]
     stored = [view.feature.key for view in plan.views if not view.feature.video]
     if stored:
-        parts.append(f"Images as they were stored: {', '.join(stored)}.")
+        parts.append(f"Images without loss, stored files as they are and other pixels as PNG: {', '.join(stored)}.")
     for key, video in done.videos.items():
         if video["copied"]:
             parts.append(f"Video copied packet by packet: {key} ({video['copied']} episodes).")
